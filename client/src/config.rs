@@ -1,0 +1,142 @@
+//! Every bound and wait of the client in one struct: this owns the defaults and their validation. It reads no
+//! file and no environment; whoever builds a client hands the values in.
+
+use crate::Error;
+use proto::{Consistency, Limits};
+use std::time::Duration;
+
+/// No call may wait longer than this. A server forgets a session after one idle hour, and a retry under a
+/// forgotten session could take effect twice; ten minutes keeps a wide margin.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(600);
+
+/// How a [`Client`](crate::Client) behaves. `Config::default()` with seeds suits a cluster in one place.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to ask first, as `host:port` or `http://host:port`; at least one. More are learned from the
+    /// cluster. Default: none.
+    pub seeds: Vec<String>,
+    /// The time that a call may take in all, retries included. Default 10 s, at most [`DEADLINE_MAX`]. Shorten
+    /// it where a late answer is worthless, lengthen it to sit out longer faults.
+    pub deadline: Duration,
+    /// The time for one batch to be answered by one node before another node is tried. Default 2 s. Lengthen it
+    /// over slow links, shorten it to leave hanging nodes sooner.
+    pub attempt_timeout: Duration,
+    /// The time to open a connection. Default 1 s, at most `attempt_timeout`.
+    pub connect_timeout: Duration,
+    /// The first wait between two attempts of one call; it doubles from there. Default 20 ms.
+    pub backoff_min: Duration,
+    /// The longest wait between two attempts of one call. Default 500 ms.
+    pub backoff_max: Duration,
+    /// How old the view of the cluster (who leads which group) may become before it is fetched again beside
+    /// the next call. Default 5 s.
+    pub map_age_max: Duration,
+    /// Calls on their way at once, over all nodes; further callers wait their turn. Default 4096.
+    pub in_flight_max: usize,
+    /// Bytes of keys and values on their way at once; further callers wait their turn. Default 64 MiB, at least
+    /// `limits.batch_bytes_max`.
+    pub in_flight_bytes_max: usize,
+    /// Batches on their way at once to each node. Default 2: one is being answered while the next travels.
+    pub batches_per_node: usize,
+    /// Operations in one batch. Default 1024.
+    pub batch_items_max: usize,
+    /// What the cluster accepts; larger keys, values and batches are refused here already. Default: the
+    /// cluster's own default.
+    pub limits: Limits,
+    /// How fresh reads are. Default [`Consistency::Linearizable`].
+    pub consistency: Consistency,
+    /// Makes client ids, request ids and jitter repeatable. For simulations only: two clients of one seed would
+    /// share their sessions, and writes would be lost. Default: the operating system's randomness.
+    pub seed: Option<u64>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            seeds: Vec::new(),
+            deadline: Duration::from_secs(10),
+            attempt_timeout: Duration::from_secs(2),
+            connect_timeout: Duration::from_secs(1),
+            backoff_min: Duration::from_millis(20),
+            backoff_max: Duration::from_millis(500),
+            map_age_max: Duration::from_secs(5),
+            in_flight_max: 4096,
+            in_flight_bytes_max: 64 << 20,
+            batches_per_node: 2,
+            batch_items_max: 1024,
+            limits: Limits::default(),
+            consistency: Consistency::Linearizable,
+            seed: None,
+        }
+    }
+}
+
+impl Config {
+    /// Checks every field against its bounds.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that names the first field out of bounds.
+    pub fn validate(&self) -> Result<(), Error> {
+        let checks = [
+            ("seeds", !self.seeds.is_empty(), "name at least one node"),
+            ("deadline", within(self.deadline, DEADLINE_MAX), "must be above 0 and at most 600 s"),
+            (
+                "attempt_timeout",
+                within(self.attempt_timeout, DEADLINE_MAX),
+                "must be above 0 and at most 600 s",
+            ),
+            (
+                "connect_timeout",
+                within(self.connect_timeout, self.attempt_timeout),
+                "must be above 0 and at most attempt_timeout",
+            ),
+            (
+                "backoff_min",
+                within(self.backoff_min, self.backoff_max),
+                "must be above 0 and at most backoff_max",
+            ),
+            ("backoff_max", within(self.backoff_max, Duration::from_secs(60)), "must be at most 60 s"),
+            ("map_age_max", !self.map_age_max.is_zero(), "must be above 0"),
+            ("in_flight_max", (1..=1 << 20).contains(&self.in_flight_max), "must be 1 to 1048576"),
+            (
+                "in_flight_bytes_max",
+                (self.limits.batch_bytes_max..=1 << 31).contains(&self.in_flight_bytes_max),
+                "must be limits.batch_bytes_max to 2 GiB",
+            ),
+            ("batches_per_node", (1..=64).contains(&self.batches_per_node), "must be 1 to 64"),
+            ("batch_items_max", (1..=1 << 16).contains(&self.batch_items_max), "must be 1 to 65536"),
+            ("limits", self.limits.batch_bytes_max > self.limits.key_bytes_max, "a batch must hold a key"),
+        ];
+        match checks.into_iter().find(|(_, holds, _)| !holds) {
+            None => Ok(()),
+            Some((field, _, reason)) => Err(Error::Config { field, reason: reason.to_owned() }),
+        }
+    }
+}
+
+fn within(duration: Duration, max: Duration) -> bool {
+    !duration.is_zero() && duration <= max
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The defaults are valid once there is a seed, and a bad field is named.
+    #[test]
+    fn validation_names_the_field() {
+        let good = Config { seeds: vec!["127.0.0.1:7101".into()], ..Config::default() };
+        assert!(good.validate().is_ok());
+        let field = |config: Config| match config.validate() {
+            Err(Error::Config { field, .. }) => field,
+            other => panic!("expected a refusal, got {other:?}"),
+        };
+        assert_eq!(field(Config::default()), "seeds");
+        assert_eq!(field(Config { deadline: DEADLINE_MAX * 2, ..good.clone() }), "deadline");
+        assert_eq!(
+            field(Config { connect_timeout: Duration::from_secs(3), ..good.clone() }),
+            "connect_timeout"
+        );
+        assert_eq!(field(Config { in_flight_bytes_max: 1, ..good.clone() }), "in_flight_bytes_max");
+        assert_eq!(field(Config { batches_per_node: 0, ..good }), "batches_per_node");
+    }
+}

@@ -1,0 +1,382 @@
+//! The way to one node, and the gathering on it.
+//!
+//! While `batches_per_node` batches are on their way, further attempts wait; when one comes back, all that wait
+//! leave as the next. No timer is involved: a lone attempt leaves at once. Every attempt handed in is answered,
+//! or its receiver sees the sender dropped. When a batch gets no answer, what waits behind it is handed back
+//! unsent, so that it can go to another node.
+//!
+//! The queue is bounded by `in_flight_max`: a call has at most one live attempt and holds a permit for it;
+//! withdrawn ones are swept out before the queue would grow beyond that.
+
+use crate::fault::Fault;
+use crate::operation::{Answered, Operation};
+use crate::random::Random;
+use crate::sync::lock;
+use crate::transport::{Request, Response, Transport, TransportError};
+use crate::{Config, Error};
+use bytes::Bytes;
+use proto::{BatchReply, BatchRequest, Code, Consistency, Item, Stamp};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+const BATCH_PATH: &str = "/v1/batch";
+
+/// A node is told a deadline and given this much longer to say that it passed: its own word is worth more than
+/// silence.
+const ANSWER_GRACE: Duration = Duration::from_millis(250);
+
+/// A node that failed once is asked last for this long; twice as long for each failure in a row.
+const SUSPECT_MIN: Duration = Duration::from_millis(250);
+const SUSPECT_MAX: Duration = Duration::from_secs(5);
+
+/// What all lanes share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) random: Random,
+}
+
+/// One copy of a call on its way to one node.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) operation: Operation,
+    /// For writes.
+    pub(crate) stamp: Option<Stamp>,
+    /// For reads.
+    pub(crate) consistency: Option<Consistency>,
+    pub(crate) deadline: Instant,
+    state: AtomicU8,
+}
+
+const WAITING: u8 = 0;
+const TAKEN: u8 = 1;
+const WITHDRAWN: u8 = 2;
+
+impl Attempt {
+    pub(crate) fn new(
+        operation: Operation,
+        stamp: Option<Stamp>,
+        consistency: Option<Consistency>,
+        deadline: Instant,
+    ) -> Self {
+        Self { operation, stamp, consistency, deadline, state: AtomicU8::new(WAITING) }
+    }
+
+    /// Claims it for a batch; false where its caller has withdrawn it.
+    fn take(&self) -> bool {
+        self.state.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Sees to it that it is not sent; false where a batch has taken it already, so that it may have been sent.
+    pub(crate) fn withdraw(&self) -> bool {
+        self.state.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn is_withdrawn(&self) -> bool {
+        self.state.load(Ordering::Acquire) == WITHDRAWN
+    }
+}
+
+type Verdict = Result<Answered, Fault>;
+
+#[derive(Debug)]
+struct Waiting {
+    attempt: Arc<Attempt>,
+    verdict: oneshot::Sender<Verdict>,
+}
+
+impl Waiting {
+    /// A caller that has gone away needs no answer.
+    fn answer(self, verdict: Verdict) {
+        drop(self.verdict.send(verdict));
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    address: String,
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    waiting: VecDeque<Waiting>,
+    /// Driver tasks under way, at most `batches_per_node`. Whoever adds to `waiting` starts one below that, and
+    /// a driver only ends, under this lock, when nothing waits: so nothing waits without a driver.
+    drivers: usize,
+    /// How many operations the node took at once lately, `1..=batch_items_max`: halved when it finds a batch too
+    /// large, grown by one with each answer.
+    items_max: usize,
+    /// Failures in a row.
+    failures: u32,
+    suspect_until: Option<Instant>,
+}
+
+impl Lane {
+    pub(crate) fn new(address: String, shared: Arc<Shared>) -> Self {
+        let state = State {
+            waiting: VecDeque::new(),
+            drivers: 0,
+            items_max: shared.config.batch_items_max,
+            failures: 0,
+            suspect_until: None,
+        };
+        Self { address, shared, state: Mutex::new(state) }
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Whether the node failed so lately that others are better asked first.
+    pub(crate) fn is_suspect(&self) -> bool {
+        lock(&self.state).suspect_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Hands an attempt in; what becomes of it comes through the receiver.
+    pub(crate) fn submit(self: &Arc<Self>, attempt: Arc<Attempt>) -> oneshot::Receiver<Verdict> {
+        let (verdict, receiver) = oneshot::channel();
+        let mut state = lock(&self.state);
+        if state.waiting.len() >= self.shared.config.in_flight_max {
+            state.waiting.retain(|waiting| !waiting.attempt.is_withdrawn());
+        }
+        state.waiting.push_back(Waiting { attempt, verdict });
+        if state.drivers < self.shared.config.batches_per_node {
+            state.drivers += 1;
+            let driver = Driver { lane: self.clone(), ended: false };
+            tokio::spawn(driver.run());
+        }
+        receiver
+    }
+
+    /// Asks outside the gathering, without a body.
+    pub(crate) async fn get(&self, path: &str, timeout: Duration) -> Result<Response, TransportError> {
+        self.exchange(path, None, self.shared.random.request_id(), timeout).await
+    }
+
+    async fn exchange(
+        &self,
+        path: &str,
+        body: Option<Bytes>,
+        request_id: u128,
+        timeout: Duration,
+    ) -> Result<Response, TransportError> {
+        let request = Request { address: &self.address, path, body, request_id, timeout };
+        let result = match tokio::time::timeout(timeout, self.shared.transport.send(request)).await {
+            Ok(result) => result,
+            Err(_) => Err(TransportError::NoAnswer(format!("timed out after {timeout:?}"))),
+        };
+        self.note(result.as_ref().err());
+        result
+    }
+
+    /// Remembers whether the node is one to turn to.
+    fn note(&self, failure: Option<&TransportError>) {
+        match failure {
+            None | Some(TransportError::TooLarge { .. }) => {
+                let mut state = lock(&self.state);
+                state.failures = 0;
+                state.suspect_until = None;
+            }
+            Some(error) => {
+                tracing::debug!(address = %self.address, %error, "node did not answer");
+                self.suspect();
+            }
+        }
+    }
+
+    /// Has other nodes asked first for a while.
+    pub(crate) fn suspect(&self) {
+        let mut state = lock(&self.state);
+        let wait = SUSPECT_MIN.saturating_mul(1 << state.failures.min(10)).min(SUSPECT_MAX);
+        state.failures = state.failures.saturating_add(1);
+        state.suspect_until = Some(Instant::now() + wait);
+    }
+
+    /// What leaves next: the oldest that wait, as many as fit one batch. `None` ends the driver that asked.
+    ///
+    /// An attempt whose call is past its deadline never leaves, even where nobody has polled that call since: a
+    /// server remembers a write only for a time, and deadlines are what keeps retries well within it.
+    fn next_batch(&self) -> Option<Vec<Waiting>> {
+        let now = Instant::now();
+        let mut state = lock(&self.state);
+        let mut batch = Batch::new(self.shared.config.limits.batch_bytes_max, state.items_max);
+        while let Some(waiting) = state.waiting.pop_front_if(|waiting| batch.fits(&waiting.attempt)) {
+            if now < waiting.attempt.deadline && waiting.attempt.take() {
+                batch.add(waiting);
+            }
+        }
+        if batch.items.is_empty() {
+            state.drivers -= 1;
+            return None;
+        }
+        Some(batch.items)
+    }
+
+    async fn carry(&self, batch: Vec<Waiting>) {
+        let request_id = self.shared.random.request_id();
+        let timeout = self.time_for(&batch);
+        let body = encode(&batch, request_id, timeout);
+        match self.exchange(BATCH_PATH, Some(body), request_id, timeout + ANSWER_GRACE).await {
+            Ok(response) if response.status == 200 => self.answer(batch, &response.body, request_id),
+            Ok(response) => self.refuse(batch, Fault::of_refusal(&response), request_id),
+            Err(error) => self.refuse(batch, error.into(), request_id),
+        }
+    }
+
+    /// As long as any of the batch has time left, but no longer than an attempt may take.
+    fn time_for(&self, batch: &[Waiting]) -> Duration {
+        let now = Instant::now();
+        let left = batch.iter().map(|waiting| waiting.attempt.deadline.saturating_duration_since(now)).max();
+        left.unwrap_or_default().clamp(Duration::from_millis(1), self.shared.config.attempt_timeout)
+    }
+
+    fn answer(&self, batch: Vec<Waiting>, body: &[u8], request_id: u128) {
+        let answers = match proto::decode::<BatchReply<'_>>(body) {
+            Ok(reply) if reply.answers.len() == batch.len() => reply.answers,
+            Ok(reply) => {
+                let message =
+                    format!("answers do not match items: {} to {}", reply.answers.len(), batch.len());
+                return self.refuse(batch, Fault::no_answer(message), request_id);
+            }
+            Err(error) => return self.refuse(batch, Fault::no_answer(error.to_string()), request_id),
+        };
+        let mut state = lock(&self.state);
+        state.items_max = (state.items_max + 1).min(self.shared.config.batch_items_max);
+        drop(state);
+        for (waiting, answer) in batch.into_iter().zip(answers) {
+            let verdict = match answer {
+                Ok(reply) => Answered::of(&waiting.attempt.operation, reply)
+                    .ok_or_else(|| Fault::no_answer("answer is of another kind than its operation")),
+                Err(error) => Err(Fault::of_answer(error)),
+            };
+            waiting.answer(verdict.map_err(|fault| Fault { request_id: Some(request_id), ..fault }));
+        }
+    }
+
+    /// Answers a whole batch with one fault.
+    fn refuse(&self, batch: Vec<Waiting>, fault: Fault, request_id: u128) {
+        let message = format!("{}: {}", self.address, fault.message);
+        let mut fault = Fault { request_id: Some(request_id), message, ..fault };
+        if fault.oversize && batch.len() > 1 {
+            lock(&self.state).items_max = (batch.len() / 2).max(1);
+            fault.retryable = true;
+        }
+        if fault.node_failed {
+            self.hand_back(&fault);
+        }
+        for waiting in batch {
+            waiting.answer(Err(fault.clone()));
+        }
+    }
+
+    /// Gives back, unsent, what waits behind a batch that the node failed to answer.
+    fn hand_back(&self, fault: &Fault) {
+        let waiting = std::mem::take(&mut lock(&self.state).waiting);
+        for waiting in waiting {
+            waiting.answer(Err(Fault::not_sent(format!("not sent behind a failure: {}", fault.message))));
+        }
+    }
+}
+
+/// Sends batch after batch until nothing waits.
+struct Driver {
+    lane: Arc<Lane>,
+    /// Whether `State::drivers` has been lowered for this one already.
+    ended: bool,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        while let Some(batch) = self.lane.next_batch() {
+            self.lane.carry(batch).await;
+        }
+        self.ended = true;
+    }
+}
+
+/// A driver whose runtime goes away in the middle must not leave its place taken.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if !self.ended {
+            lock(&self.lane.state).drivers -= 1;
+        }
+    }
+}
+
+/// A batch as it fills.
+struct Batch {
+    items: Vec<Waiting>,
+    bytes_left: usize,
+    items_left: usize,
+    /// That of the first read: a batch has one for all its reads.
+    consistency: Option<Consistency>,
+}
+
+impl Batch {
+    fn new(bytes_max: usize, items_max: usize) -> Self {
+        Self { items: Vec::new(), bytes_left: bytes_max, items_left: items_max, consistency: None }
+    }
+
+    /// Whether `attempt` may join; the first one always may.
+    fn fits(&self, attempt: &Attempt) -> bool {
+        let mixed = matches!((self.consistency, attempt.consistency), (Some(ours), Some(its)) if ours != its);
+        let full = self.items_left == 0 || attempt.operation.weight() > self.bytes_left;
+        self.items.is_empty() || !mixed && !full
+    }
+
+    fn add(&mut self, waiting: Waiting) {
+        self.bytes_left = self.bytes_left.saturating_sub(waiting.attempt.operation.weight());
+        self.items_left -= 1;
+        self.consistency = self.consistency.or(waiting.attempt.consistency);
+        self.items.push(waiting);
+    }
+}
+
+fn encode(batch: &[Waiting], request_id: u128, timeout: Duration) -> Bytes {
+    let items = batch.iter().map(|waiting| {
+        let Attempt { operation, stamp, .. } = &*waiting.attempt;
+        Item { stamp: *stamp, operation: operation.wire() }
+    });
+    let request = BatchRequest {
+        deadline_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1),
+        consistency: batch.iter().find_map(|waiting| waiting.attempt.consistency).unwrap_or_default(),
+        request_id,
+        items: items.collect(),
+    };
+    Bytes::from(proto::encode(&request))
+}
+
+impl Shared {
+    /// The longest that one answer of a node is waited for.
+    pub(crate) fn answer_timeout(&self) -> Duration {
+        self.config.attempt_timeout + ANSWER_GRACE
+    }
+
+    /// Refuses what no node would take.
+    pub(crate) fn check(&self, operation: &Operation) -> Result<(), Error> {
+        let limits = &self.config.limits;
+        let (key, value) = (operation.key_bytes(), operation.value_bytes());
+        if key > limits.key_bytes_max {
+            let message = format!("key is longer than {} bytes: {key}", limits.key_bytes_max);
+            return Err(Error::rejected(Code::KeyTooLarge, message));
+        }
+        if value > limits.value_bytes_max {
+            let message = format!("value is longer than {} bytes: {value}", limits.value_bytes_max);
+            return Err(Error::rejected(Code::ValueTooLarge, message));
+        }
+        if key + value > limits.batch_bytes_max {
+            let message =
+                format!("operation is longer than {} bytes: {}", limits.batch_bytes_max, key + value);
+            return Err(Error::rejected(Code::BatchTooLarge, message));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! The Rust client of flotilla: the only door to the cluster.
+//!
+//! # The problem
+//! A cluster of many Raft groups loses messages, changes leaders and restarts nodes, and an application wants to
+//! say `put` and be told the truth: done, not done, or, rarely and honestly, *nobody knows*. This crate turns a
+//! call into as many attempts as it takes within a deadline, such that the write takes effect **once** however
+//! many of them arrive.
+//!
+//! # Vocabulary
+//! A **call** is what the application waits for; an **attempt** is one copy of it sent to one node. Attempts
+//! travel in **batches** on a **lane**, one for each node. A write carries a **stamp**: its place in the
+//! client's **session** with the key's shard. All attempts of a call carry the same stamp, so the cluster
+//! recognises them. A call whose attempts may have taken effect without an answer is **unsettled**; an answer
+//! under the same stamp settles it, and a call that ends unsettled fails with [`Outcome::Unknown`].
+//!
+//! # How a call flows
+//! ```text
+//!   put ──▶ session ──────▶ directory ──────▶ lane to n2 ────────▶ transport ──▶ node
+//!           draws a stamp   who leads the     gathers behind the   HTTP, or a
+//!           in the window   shard's group?    batch on its way     simulation
+//!             ▲                 ▲                                      │
+//!             │ confirmed,      │ hints, failures                      ▼
+//!             │ closed, lost    │                                 answers, faults
+//!             └─────────────────┴──────────────── call ◀───────────────┘
+//!                                   settled? again, elsewhere, or the end
+//! ```
+//! While a batch to a node is on its way, further calls gather and leave as the next one: there is no timer, a
+//! lone call leaves at once, and a crowd shares few messages. Whatever waits behind a batch that gets no answer
+//! is handed back unsent and goes to another node.
+//!
+//! # Example
+//! ```no_run
+//! use flotilla_client::{Client, Error, Outcome, Range, Version};
+//!
+//! # async fn example() -> Result<(), Error> {
+//! let client = Client::connect(["127.0.0.1:7101", "127.0.0.1:7102", "127.0.0.1:7103"]).await?;
+//!
+//! client.put("notes/today", "write the chapter").await?;
+//! if let Some(value) = client.get("notes/today").await? {
+//!     println!("{:?} at version {}", value.bytes, value.version);
+//! }
+//!
+//! // Only if nobody took it before: version 0 says that the key must not exist.
+//! match client.compare_and_set("jobs/7/owner", Version(0), "me").await {
+//!     Ok(_) => println!("mine"),
+//!     Err(Error::VersionMismatch { .. }) => println!("somebody else's"),
+//!     Err(error) if error.outcome() == Outcome::Unknown => println!("read it to find out: {error}"),
+//!     Err(error) => return Err(error),
+//! }
+//!
+//! let mut notes = client.scan(Range::prefix("notes/"));
+//! while let Some(page) = notes.next_page().await? {
+//!     for record in page.records {
+//!         println!("{:?}", record.key);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What exactly once rests on
+//! - The server keeps a session's answers while it lives, and a session lives an hour beyond its last write.
+//!   Calls end within [`DEADLINE_MAX`], and a session unused for [`IDLE_MAX`] is not continued.
+//! - A session that the server lost all the same is replaced. Its writes that were certainly never carried out
+//!   are sent under the new one; those that may have been end as [`Outcome::Unknown`].
+//! - A sequence is closed when its call has ended or was dropped, because nobody sends it again.
+//! - A node that answers "no effect" for a write keeps its word.
+//!
+//! # What is missing
+//! - TLS and tokens: addresses are plain `host:port`.
+//! - A machine that sleeps for an hour in the middle of a call stops the clock that deadlines follow, so the
+//!   first write of a session could be repeated after the server forgot it.
+//! - A scan over several pages is no snapshot, and the lag of a stale read is not reported.
+//! - Hundreds of nodes: choosing among them is linear.
+
+mod call;
+mod client;
+mod cluster;
+mod config;
+mod directory;
+mod error;
+mod fault;
+mod http;
+mod lane;
+mod operation;
+mod random;
+mod scan;
+mod session;
+mod sync;
+mod transport;
+
+pub use client::{Builder, Client};
+pub use cluster::{Cluster, Group, Node};
+pub use config::{Config, DEADLINE_MAX};
+pub use error::Error;
+pub use operation::{Deleted, Operation, Record, Reply, Value, Written};
+pub use proto::{Code, Consistency, Expect, GroupId, Limits, NodeId, Outcome, Revision, ShardId, Version};
+pub use scan::{PAGE_BYTES, PAGE_RECORDS, Page, Range, Scan};
+pub use session::{IDLE_MAX, WINDOW};
+pub use transport::{BATCH_CONTENT_TYPE, REQUEST_ID_HEADER, Request, Response, Transport, TransportError};

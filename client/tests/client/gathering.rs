@@ -1,0 +1,130 @@
+//! Calls gather behind those that are on their way, within bounds, and a lone call waits for nobody.
+
+use crate::network::{Faults, Network};
+use flotilla_client::{Config, Consistency, Error, Expect, Limits, Operation, Reply, Version};
+use futures_util::future::join_all;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Nobody waits for company: a lone call leaves alone, at once, each time.
+#[tokio::test(start_paused = true)]
+async fn a_lone_call_leaves_at_once() {
+    let network = Network::new(1, Faults::default());
+    let client = network.client().await;
+    let begun = Instant::now();
+    for _ in 0..10 {
+        client.put("k", "v").await.unwrap();
+    }
+    assert_eq!(network.state().batches, [(1, 1); 10]);
+    assert_eq!(begun.elapsed(), Duration::ZERO, "on a network without delays no simulated time passes");
+}
+
+/// A thousand callers at once need a handful of batches.
+#[tokio::test(start_paused = true)]
+async fn many_calls_share_few_batches() {
+    let network = Network::calm();
+    let client = network.client().await;
+    let calls = (0..1000).map(|number| {
+        let client = client.clone();
+        tokio::spawn(async move { client.put(format!("k{number}"), "v").await })
+    });
+    for call in join_all(calls).await {
+        call.unwrap().unwrap();
+    }
+    let state = network.state();
+    assert_eq!(state.batches.iter().map(|(_, items)| items).sum::<usize>(), 1000);
+    assert!(state.batches.len() <= 8, "{:?}", state.batches);
+    assert_eq!(state.machine.applied.len(), 1000);
+}
+
+/// What is handed in together travels together, and every operation has its own answer in its place.
+#[tokio::test(start_paused = true)]
+async fn a_batch_leaves_as_one() {
+    let network = Network::calm();
+    let client = network.client().await;
+    client.put("old", "1").await.unwrap();
+    client.put("gone", "1").await.unwrap();
+    let operations = [
+        Operation::get("old"),
+        Operation::put("new", "2", Expect::Any),
+        Operation::get("absent"),
+        Operation::put("old", "3", Expect::Version(Version(9))),
+        Operation::delete("gone", Expect::Any),
+    ];
+    let replies = client.batch(operations).await;
+    assert_eq!(network.state().batches.last(), Some(&(1, 5)));
+    assert!(matches!(&replies[0], Ok(Reply::Value(Some(value))) if value.bytes == "1"), "{replies:?}");
+    assert!(
+        matches!(&replies[1], Ok(Reply::Written(written)) if written.version == Version(1)),
+        "{replies:?}"
+    );
+    assert!(matches!(&replies[2], Ok(Reply::Value(None))), "{replies:?}");
+    assert_eq!(replies[3], Err(Error::VersionMismatch { current: Version(1) }));
+    assert!(matches!(&replies[4], Ok(Reply::Deleted(_))), "{replies:?}");
+}
+
+/// Batches on their way to a node, items in a batch and calls on their way stay within their bounds.
+#[tokio::test(start_paused = true)]
+async fn bounds_hold() {
+    let network = Network::calm();
+    let config = Config { in_flight_max: 40, batch_items_max: 8, batches_per_node: 3, ..Config::default() };
+    let client = network.builder(config).connect().await.unwrap();
+    network.state().hung.insert(1);
+    let calls = (0..400).map(|number| {
+        let client = client.clone();
+        tokio::spawn(async move { client.put(format!("k{number}"), "v").await })
+    });
+    let calls: Vec<_> = calls.collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(network.state().under_way[&1], (3, 3), "the leader hangs with all its batches");
+    network.state().hung.clear();
+    for call in join_all(calls).await {
+        call.unwrap().unwrap();
+    }
+    let state = network.state();
+    assert!(state.batches.iter().all(|(_, items)| *items <= 8), "{:?}", state.batches);
+    assert!(state.under_way.values().all(|(_, most)| *most <= 3), "{:?}", state.under_way);
+}
+
+/// Bytes bound a batch as items do.
+#[tokio::test(start_paused = true)]
+async fn batches_stay_within_their_bytes() {
+    let network = Network::calm();
+    let limits = Limits { key_bytes_max: 100, value_bytes_max: 1000, batch_bytes_max: 3000 };
+    let config = Config { limits, in_flight_bytes_max: 9000, ..Config::default() };
+    let client = network.builder(config).connect().await.unwrap();
+    let value = vec![0; 900];
+    let operations = (0..50).map(|number| Operation::put(format!("k{number}"), &value, Expect::Any));
+    assert!(client.batch(operations).await.iter().all(Result::is_ok));
+    assert!(network.state().batches.iter().all(|(_, items)| *items <= 3));
+    let error = client.put("k", vec![0; 1001]).await.unwrap_err();
+    assert_eq!(error.to_string(), "value_too_large: value is longer than 1000 bytes: 1001");
+}
+
+/// A node that finds batches too large gets smaller ones, and nothing is lost.
+#[tokio::test(start_paused = true)]
+async fn batches_that_are_too_large_are_divided() {
+    let network = Network::calm();
+    network.state().items_max = 10;
+    let client = network.client().await;
+    let operations = (0..200).map(|number| Operation::put(format!("k{number}"), "v", Expect::Any));
+    assert!(client.batch(operations).await.iter().all(Result::is_ok));
+    assert_eq!(network.state().machine.applied.len(), 200);
+}
+
+/// Reads of different freshness never share a batch: a batch has one freshness for all its reads.
+#[tokio::test(start_paused = true)]
+async fn reads_of_different_freshness_travel_apart() {
+    let network = Network::calm();
+    network.state().forwarding = true;
+    let client = network.client().await;
+    let stale = client.with_consistency(Consistency::Stale { lag_ms_max: None });
+    let both = (0..60).map(|number| {
+        let client = if number % 2 == 0 { client.clone() } else { stale.clone() };
+        async move { client.get("k").await }
+    });
+    assert!(join_all(both).await.iter().all(Result::is_ok));
+    let nodes: std::collections::BTreeSet<u64> =
+        network.state().batches.iter().map(|(node, _)| *node).collect();
+    assert_eq!(nodes.len(), 3, "stale reads use all replicas");
+}

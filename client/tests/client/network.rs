@@ -1,0 +1,265 @@
+//! A simulated cluster behind the client's [`Transport`]: three nodes in front of one [`Machine`], a leader that
+//! may change, and a network whose faults are drawn from a seed.
+
+use crate::machine::Machine;
+use bytes::Bytes;
+use flotilla_client::{Builder, Client, Config, Request, Response, Transport, TransportError};
+use futures_util::future::BoxFuture;
+use proto::{Answer, BatchReply, BatchRequest, Code, Error, GroupId, Item, NodeId, shard_of};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+pub const SHARDS: u32 = 4;
+pub const NODES: u64 = 3;
+
+/// What the network and the nodes do wrong; each a probability per message or per item.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    pub refuse_connection: f64,
+    pub drop_request: f64,
+    pub drop_reply: f64,
+    /// Delivers a request once more, up to `late_max` later.
+    pub duplicate: f64,
+    pub late_max: Duration,
+    /// Every message takes up to this long.
+    pub delay_max: Duration,
+    /// An item is answered with a retryable error before it is carried out.
+    pub item_refused: f64,
+    /// An item is carried out and answered "timeout, outcome unknown".
+    pub item_forgotten: f64,
+    /// The leader changes after a batch.
+    pub change_leader: f64,
+}
+
+#[derive(Debug)]
+pub struct State {
+    pub machine: Machine,
+    pub leader: u64,
+    pub term: u64,
+    pub faults: Faults,
+    /// Nodes that swallow everything.
+    pub hung: BTreeSet<u64>,
+    /// Nodes that refuse connections.
+    pub down: BTreeSet<u64>,
+    /// Followers forward instead of answering "not leader".
+    pub forwarding: bool,
+    /// Answers given to whole batches instead of carrying them out, oldest first.
+    pub refusals: Vec<(u16, Option<Duration>, &'static str)>,
+    /// Batches with more items are refused with status 413.
+    pub items_max: usize,
+    /// `(node, items)` of every batch that arrived, in order.
+    pub batches: Vec<(u64, usize)>,
+    pub views: usize,
+    /// Batches under way now and at most, for each node.
+    pub under_way: BTreeMap<u64, (usize, usize)>,
+    rng: StdRng,
+}
+
+#[derive(Clone, Debug)]
+pub struct Network(Arc<Mutex<State>>);
+
+impl Network {
+    pub fn new(seed: u64, faults: Faults) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            machine: Machine::default(),
+            leader: 1,
+            term: 1,
+            faults,
+            hung: BTreeSet::new(),
+            down: BTreeSet::new(),
+            forwarding: false,
+            refusals: Vec::new(),
+            items_max: usize::MAX,
+            batches: Vec::new(),
+            views: 0,
+            under_way: BTreeMap::new(),
+            rng: StdRng::seed_from_u64(seed),
+        })))
+    }
+
+    /// A network that takes a millisecond each way and does nothing wrong.
+    pub fn calm() -> Self {
+        Self::new(1, Faults { delay_max: Duration::from_millis(1), ..Faults::default() })
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no test panics while it holds the state")
+    }
+
+    /// A client of this network; repeatable also where `config` names no seed.
+    pub fn builder(&self, config: Config) -> Builder {
+        let config = Config { seed: config.seed.or(Some(1)), ..config };
+        Client::builder().config(config).seeds(["n1:1"]).transport(Arc::new(self.clone()))
+    }
+
+    pub async fn client(&self) -> Client {
+        self.builder(Config::default()).connect().await.expect("a calm network answers")
+    }
+
+    pub fn value(&self, key: &str) -> String {
+        let state = self.state();
+        let value = state.machine.data.get(key.as_bytes()).map(|(value, _)| value.clone());
+        String::from_utf8(value.unwrap_or_default()).expect("tests write text")
+    }
+
+    fn chance(&self, fault: impl Fn(&Faults) -> f64) -> bool {
+        let mut state = self.state();
+        let probability = fault(&state.faults);
+        state.rng.random_bool(probability)
+    }
+
+    async fn travel(&self) {
+        let delay = {
+            let mut state = self.state();
+            let max = state.faults.delay_max;
+            max.mul_f64(state.rng.random_range(0.0..=1.0))
+        };
+        tokio::time::sleep(delay).await;
+    }
+
+    async fn exchange(&self, node: u64, request: Request<'_>) -> Result<Response, TransportError> {
+        if self.state().down.contains(&node) || self.chance(|faults| faults.refuse_connection) {
+            return Err(TransportError::NotSent("connection refused".into()));
+        }
+        self.travel().await;
+        if self.state().hung.contains(&node) || self.chance(|faults| faults.drop_request) {
+            std::future::pending::<()>().await;
+        }
+        let Some(body) = request.body else { return Ok(self.view()) };
+        self.state().batches.push((node, item_count(&body)));
+        let (response, carried_out) = self.deliver(node, &body);
+        if self.chance(|faults| faults.duplicate) {
+            self.repeat(node, &body, &carried_out);
+        }
+        if self.chance(|faults| faults.drop_reply) {
+            if self.chance(|_| 0.5) {
+                return Err(TransportError::NoAnswer("connection reset".into()));
+            }
+            std::future::pending::<()>().await;
+        }
+        self.travel().await;
+        Ok(response)
+    }
+
+    /// Delivers once more, later, what was carried out. What was refused is not repeated: a node that says
+    /// "no effect" keeps its word.
+    fn repeat(&self, node: u64, body: &[u8], carried_out: &[bool]) {
+        let mut request: BatchRequest<'_> = proto::decode(body).expect("decoded before");
+        let mut carried_out = carried_out.iter();
+        request.items.retain(|_| carried_out.next() == Some(&true));
+        let (network, body) = (self.clone(), proto::encode(&request));
+        let late = {
+            let mut state = self.state();
+            state.faults.late_max.mul_f64(state.rng.random_range(0.0..=1.0))
+        };
+        tokio::spawn(async move {
+            tokio::time::sleep(late).await;
+            network.deliver(node, &body);
+        });
+    }
+
+    fn view(&self) -> Response {
+        let mut state = self.state();
+        state.views += 1;
+        let nodes: Vec<_> =
+            (1..=NODES).map(|id| serde_json::json!({"id": id, "http": format!("n{id}:1")})).collect();
+        let view = serde_json::json!({
+            "cluster": "test", "shards": SHARDS, "nodes": nodes,
+            "groups": [{"id": 1, "leader": state.leader, "term": state.term, "replicas": [1, 2, 3]}],
+            "shard_groups": [[0, SHARDS - 1, 1]],
+        });
+        Response { status: 200, retry_after: None, body: Bytes::from(view.to_string()) }
+    }
+
+    /// What `node` makes of a batch, and which of its items it carried out.
+    fn deliver(&self, node: u64, body: &[u8]) -> (Response, Vec<bool>) {
+        let mut state = self.state();
+        if !state.refusals.is_empty() {
+            let (status, retry_after, body) = state.refusals.remove(0);
+            return (Response { status, retry_after, body: Bytes::from_static(body.as_bytes()) }, Vec::new());
+        }
+        let request: BatchRequest<'_> = proto::decode(body).expect("the client encodes batches");
+        if request.items.len() > state.items_max {
+            return (Response { status: 413, retry_after: None, body: Bytes::new() }, Vec::new());
+        }
+        // Writes and refusals first: the answers of reads borrow the machine.
+        let decided: Vec<_> = request.items.iter().map(|item| state.decide(node, item)).collect();
+        let carried_out =
+            decided.iter().map(|decided| !matches!(decided, Some(Err(error)) if refused(error)));
+        let carried_out = carried_out.collect();
+        let answers = decided.into_iter().zip(&request.items);
+        let answers =
+            answers.map(|(decided, item)| decided.unwrap_or_else(|| state.machine.read(&item.operation)));
+        let reply = proto::encode(&BatchReply { answers: answers.collect(), lag_ms: 0 });
+        let change = state.faults.change_leader;
+        if state.rng.random_bool(change) {
+            state.leader = state.leader % NODES + 1;
+            state.term += 1;
+        }
+        (Response { status: 200, retry_after: None, body: Bytes::from(reply) }, carried_out)
+    }
+}
+
+impl State {
+    /// The answer to a write, or to anything that is refused; `None` where the item is a read to carry out.
+    fn decide(&mut self, node: u64, item: &Item<'_>) -> Option<Answer<'static>> {
+        let (refused, forgotten) = (self.faults.item_refused, self.faults.item_forgotten);
+        if node != self.leader && !self.forwarding && item.operation.key().is_some() {
+            let leader = self.rng.random_bool(0.7).then_some(NodeId(self.leader));
+            return Some(Err(Error::new(Code::NotLeader { group: GroupId(1), leader }, "ask the leader")));
+        }
+        if self.rng.random_bool(refused) {
+            return Some(Err(Error::new(Code::NoLeader, "election under way")));
+        }
+        if item.operation.is_read() {
+            return None;
+        }
+        let shard = shard_of(item.operation.key().expect("writes have keys"), SHARDS);
+        let answer = self.machine.write(shard, item);
+        if self.rng.random_bool(forgotten) {
+            return Some(Err(Error::unknown(Code::Timeout, "not answered in time")));
+        }
+        Some(answer)
+    }
+}
+
+impl Transport for Network {
+    fn send<'a>(&'a self, request: Request<'a>) -> BoxFuture<'a, Result<Response, TransportError>> {
+        Box::pin(async move {
+            let node = request.address[1..].split(':').next().and_then(|id| id.parse().ok()).expect("nN:1");
+            let _under_way = request.body.is_some().then(|| UnderWay::enter(self, node));
+            self.exchange(node, request).await
+        })
+    }
+}
+
+/// Counts a batch while it is under way, however it ends.
+struct UnderWay<'n>(&'n Network, u64);
+
+impl<'n> UnderWay<'n> {
+    fn enter(network: &'n Network, node: u64) -> Self {
+        let mut state = network.state();
+        let (now, most) = state.under_way.entry(node).or_default();
+        *now += 1;
+        *most = (*most).max(*now);
+        drop(state);
+        Self(network, node)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.state().under_way.entry(self.1).or_default().0 -= 1;
+    }
+}
+
+fn refused(error: &Error) -> bool {
+    matches!(error.code, Code::NoLeader | Code::NotLeader { .. })
+}
+
+fn item_count(body: &[u8]) -> usize {
+    proto::decode::<BatchRequest<'_>>(body).map_or(0, |request| request.items.len())
+}

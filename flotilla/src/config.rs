@@ -1,0 +1,291 @@
+//! The configuration of one node: one struct, read from a file, then the environment, then flags. This owns the
+//! names of the settings, their defaults and what must hold between them; sample.toml and
+//! docs/reference/configuration.md explain each, and tests hold both to this struct. It reads no environment
+//! itself: `main` hands that in.
+
+mod layers;
+mod members;
+mod schema;
+mod sections;
+
+pub(crate) use layers::{Layers, load};
+pub(crate) use members::Members;
+pub(crate) use sections::{Http, Limits, Raft, Storage, Transport};
+
+use crate::error::Error;
+use kvserver::NodeConfig;
+use proto::NodeId;
+use raftstore::Address;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Every field documented, with its default: what `flotilla server --sample-config` prints.
+pub(crate) const SAMPLE: &str = include_str!("config/sample.toml");
+
+/// More groups than this on one node are a slip of the fingers.
+const GROUPS_MAX: u32 = 1 << 12;
+
+/// More shards than this are a slip of the fingers: every node and client keeps a little for each.
+const SHARDS_MAX: u32 = 1 << 16;
+
+/// All settings of a node. Each field's meaning, unit and reason to change it stand in [`SAMPLE`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// The cluster's name; nodes and data directories of another are refused.
+    pub(crate) cluster: String,
+    /// This node's id, from 1. It belongs to the data directory and must never change.
+    pub(crate) node: u64,
+    /// The directory of this node's data; created where absent, never shared.
+    pub(crate) data: PathBuf,
+    /// `host:port` to take other nodes' connections on.
+    pub(crate) peer_listen: String,
+    /// `host:port` to take HTTP requests on.
+    pub(crate) http_listen: String,
+    /// Allows listening beyond loopback without encryption and without any check of who asks.
+    pub(crate) insecure: bool,
+    /// How many data groups the cluster is born with; later changes of this number are ignored.
+    pub(crate) groups: u32,
+    /// How many shards keys are spread over; fixed when the cluster is born.
+    pub(crate) shards: u32,
+    /// How other nodes and clients reach each member, this node among them. Empty: a cluster of this node alone.
+    pub(crate) members: Members,
+    /// How large keys, values and batches may be.
+    pub(crate) limits: Limits,
+    /// Timing and bounds of the Raft groups.
+    pub(crate) raft: Raft,
+    /// The log and the snapshots on disk.
+    pub(crate) storage: Storage,
+    /// Timing and bounds of the connections between nodes.
+    pub(crate) transport: Transport,
+    /// Bounds of the HTTP front end.
+    pub(crate) http: Http,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cluster: "flotilla".into(),
+            node: 1,
+            data: PathBuf::from("flotilla-data"),
+            peer_listen: "127.0.0.1:7201".into(),
+            http_listen: "127.0.0.1:7101".into(),
+            insecure: false,
+            groups: 1,
+            shards: proto::SHARDS_DEFAULT,
+            members: Members::default(),
+            limits: Limits::default(),
+            raft: Raft::default(),
+            storage: Storage::default(),
+            transport: Transport::default(),
+            http: Http::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Checks what the types cannot say. The message starts with the path of the offending field.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        self.check().map_err(Error::Usage)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let name_fits = (1..=64).contains(&self.cluster.len())
+            && self.cluster.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        ensure(name_fits, "cluster", || {
+            format!("must be 1 to 64 letters, digits, '-', '_' or '.', not \"{}\"", self.cluster)
+        })?;
+        ensure(self.node > 0, "node", || "must be at least 1".into())?;
+        ensure(!self.data.as_os_str().is_empty(), "data", || "must name a directory".into())?;
+        ensure((1..=GROUPS_MAX).contains(&self.groups), "groups", || {
+            format!("must be 1 to {GROUPS_MAX}, not {}", self.groups)
+        })?;
+        ensure((1..=SHARDS_MAX).contains(&self.shards), "shards", || {
+            format!("must be 1 to {SHARDS_MAX}, not {}", self.shards)
+        })?;
+        ensure(self.shards >= self.groups, "shards", || {
+            format!("must be at least groups, which is {}, not {}", self.groups, self.shards)
+        })?;
+        self.check_addresses()?;
+        sections::check(self)
+    }
+
+    fn check_addresses(&self) -> Result<(), String> {
+        for (field, address) in [("peer_listen", &self.peer_listen), ("http_listen", &self.http_listen)] {
+            let (host, port) = split(address).map_err(|why| format!("{field} {why}"))?;
+            ensure(port > 0, field, || "needs a port that others know, not 0".into())?;
+            ensure(self.insecure || is_loopback(host), field, || {
+                format!(
+                    "is {address}, which other machines may reach, and this build has neither encryption nor a \
+                     check of who asks: whoever reaches it may read and change everything. Listen on 127.0.0.1, \
+                     or say insecure = true (--insecure) if the network keeps strangers out"
+                )
+            })?;
+        }
+        let mut seen: BTreeMap<&str, NodeId> = BTreeMap::new();
+        for (id, Address { peer, http }) in &self.members.0 {
+            for (field, address) in [("peer", peer), ("http", http)] {
+                let path = format!("members.{}.{field}", id.0);
+                let (_, port) = split(address).map_err(|why| format!("{path} {why}"))?;
+                ensure(port > 0, &path, || "needs a port that others can connect to, not 0".into())?;
+                if let Some(other) = seen.insert(address, *id) {
+                    return Err(format!("{path} is {address}, which is already an address of {other}"));
+                }
+            }
+        }
+        let named = self.members.0.is_empty() || self.members.0.contains_key(&NodeId(self.node));
+        ensure(named, "members", || format!("must name this node too, which is node {}", self.node))
+    }
+}
+
+impl From<&Config> for NodeConfig {
+    fn from(config: &Config) -> Self {
+        let node = NodeId(config.node);
+        let mut members = config.members.0.clone();
+        if members.is_empty() {
+            let alone = Address { peer: config.peer_listen.clone(), http: config.http_listen.clone() };
+            members.insert(node, alone);
+        }
+        Self {
+            cluster: config.cluster.clone(),
+            node,
+            data: config.data.clone(),
+            peer_listen: config.peer_listen.clone(),
+            http_listen: config.http_listen.clone(),
+            members,
+            groups: config.groups,
+            shards: config.shards,
+            limits: (&config.limits).into(),
+            raft: (&config.raft).into(),
+            transport: (&config.transport).into(),
+            storage: (&config.storage).into(),
+            http: (&config.http).into(),
+        }
+    }
+}
+
+/// `field` and `what` where `holds` does not.
+fn ensure(holds: bool, field: &str, what: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(format!("{field} {}", what())) }
+}
+
+/// Host and port of `host:port`, an IPv6 host in brackets.
+fn split(address: &str) -> Result<(&str, u16), String> {
+    let wrong = || format!("must be host:port, not \"{address}\"");
+    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+    let port = port.parse().map_err(|_| wrong())?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if host.is_empty() || (bare.is_none() && host.contains(':')) || host.contains(['/', ' ', '@']) {
+        return Err(wrong());
+    }
+    Ok((bare.unwrap_or(host), port))
+}
+
+/// Whether nobody but this machine can connect to `host`. Names other than `localhost` count as reachable: what
+/// they resolve to is not this file's to promise.
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn refused(change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Config::default();
+        change(&mut config);
+        config.validate().expect_err("a bad setting").to_string()
+    }
+
+    /// The defaults hold together.
+    #[test]
+    fn defaults_are_valid() {
+        Config::default().validate().expect("valid defaults");
+    }
+
+    /// The printed sample says exactly what the struct says: the same values for all fields.
+    #[test]
+    fn sample_equals_defaults() {
+        let sample: Config = toml::from_str(SAMPLE).expect("the sample parses");
+        assert_eq!(sample, Config::default());
+    }
+
+    /// No field is missing from the sample: leaving one out there would be noticed here, not by a reader.
+    #[test]
+    fn sample_holds_every_field() {
+        let sample: toml::Table = SAMPLE.parse().expect("the sample parses");
+        for field in schema::fields() {
+            let mut at = Some(&toml::Value::Table(sample.clone())).cloned();
+            for name in field.path.split('.') {
+                at = at.and_then(|value| value.get(name).cloned());
+            }
+            assert!(at.is_some(), "sample.toml lacks {}", field.path);
+        }
+    }
+
+    /// Every field has its comment in the sample right above it.
+    #[test]
+    fn sample_explains_every_field() {
+        let lines: Vec<&str> = SAMPLE.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let is_field = line.contains(" = ") && !line.starts_with('#');
+            assert!(!is_field || lines[at - 1].starts_with("# "), "line {} has no explanation: {line}", at + 1);
+        }
+    }
+
+    /// The reference page names every field, with its default, and nothing that is no field.
+    #[test]
+    fn reference_lists_every_field() {
+        let page = include_str!("../../docs/reference/configuration.md");
+        let rows: BTreeSet<&str> =
+            page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        let fields = schema::fields();
+        for field in &fields {
+            assert!(rows.contains(field.path.as_str()), "configuration.md lacks {}", field.path);
+            let default = format!("`{}` | `{}` |", field.path, field.default);
+            assert!(field.path == "members" || page.contains(&default), "configuration.md should have {default}");
+        }
+        assert_eq!(rows.len(), fields.len(), "configuration.md has rows that are no fields");
+    }
+
+    /// A bad value is refused by the path of its field.
+    #[test]
+    fn validation_names_the_field() {
+        let cases = [
+            ("cluster ", refused(|c| c.cluster = "two words".into())),
+            ("node ", refused(|c| c.node = 0)),
+            ("data ", refused(|c| c.data = PathBuf::new())),
+            ("groups ", refused(|c| c.groups = 0)),
+            ("shards ", refused(|c| c.shards = 1 << 20)),
+            ("shards ", refused(|c| (c.groups, c.shards) = (8, 4))),
+            ("peer_listen ", refused(|c| c.peer_listen = "7201".into())),
+            ("http_listen ", refused(|c| c.http_listen = "127.0.0.1:99999".into())),
+            ("raft.heartbeat_interval_ms", refused(|c| c.raft.heartbeat_interval_ms = 0)),
+            ("limits.batch_bytes_max", refused(|c| c.limits.batch_bytes_max = 10)),
+            ("members ", refused(|c| c.members = "2=a:1/a:2".parse().expect("members"))),
+            ("members.1.http ", refused(|c| c.members = "1=a:1/a".parse().expect("members"))),
+            ("members.2.peer ", refused(|c| c.members = "1=a:1/a:2,2=a:1/a:4".parse().expect("members"))),
+            ("members.1.peer ", refused(|c| c.members = "1=a:0/a:2".parse().expect("members"))),
+        ];
+        for (field, message) in cases {
+            assert!(message.starts_with(field), "{field}: {message}");
+        }
+    }
+
+    /// Beyond loopback a node listens only where it was told so in so many words.
+    #[test]
+    fn open_addresses_need_insecure() {
+        for open in ["0.0.0.0:7101", "[::]:7101", "10.0.0.7:7101", "db.example:7101"] {
+            let message = refused(|c| c.http_listen = open.into());
+            assert!(message.contains("insecure = true"), "{message}");
+            let config = Config { http_listen: open.into(), insecure: true, ..Config::default() };
+            config.validate().expect("allowed in so many words");
+        }
+        for closed in ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "localhost:1"] {
+            Config { http_listen: closed.into(), ..Config::default() }.validate().expect(closed);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The directory of a dev cluster: a temporary one that goes when the cluster does, or the operator's own, which
+//! remembers how many nodes it was made for.
+
+use super::DevArgs;
+use crate::error::Error;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// What a kept directory remembers of its first start.
+const BIRTH_FILE: &str = "dev.toml";
+
+/// Where the nodes keep their data. Dropping a temporary place removes it: drop it after the nodes.
+#[derive(Debug)]
+pub(crate) struct Place {
+    path: PathBuf,
+    // Present exactly where the directory is ours to remove.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+/// What must be said again when a kept directory is used again, because the data depends on it.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Birth {
+    nodes: u16,
+    groups: u32,
+    port: u16,
+}
+
+impl Place {
+    /// Makes the directory, or checks that it was made for the same cluster.
+    pub(crate) fn prepare(args: &DevArgs) -> Result<Self, Error> {
+        match &args.data {
+            None => {
+                let temporary = tempfile::Builder::new()
+                    .prefix("flotilla-dev-")
+                    .tempdir()
+                    .map_err(|error| Error::Failed(format!("cannot make a temporary directory: {error}")))?;
+                Ok(Self { path: temporary.path().to_owned(), _temporary: Some(temporary) })
+            }
+            Some(path) => {
+                let birth = Birth { nodes: args.nodes, groups: args.groups, port: args.port };
+                remember(path, &birth)?;
+                Ok(Self { path: path.clone(), _temporary: None })
+            }
+        }
+    }
+
+    /// The directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn remember(path: &Path, birth: &Birth) -> Result<(), Error> {
+    let refuse = |what: &str, why: String| Error::Failed(format!("cannot {what} {}: {why}", path.display()));
+    std::fs::create_dir_all(path).map_err(|error| refuse("make", error.to_string()))?;
+    let file = path.join(BIRTH_FILE);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => {
+            let first: Birth = toml::from_str(&text)
+                .map_err(|error| refuse("use", format!("its {BIRTH_FILE} is damaged: {}", error.message())))?;
+            if first == *birth {
+                return Ok(());
+            }
+            Err(Error::Usage(format!(
+                "{} was made with --nodes {} --groups {} --port {}: say the same again, or give another directory",
+                path.display(),
+                first.nodes,
+                first.groups,
+                first.port
+            )))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let text = toml::to_string(birth).expect("three numbers are plain data that TOML can hold");
+            write_whole(&file, &text).map_err(|error| refuse("write into", error.to_string()))
+        }
+        Err(error) => Err(refuse("read", error.to_string())),
+    }
+}
+
+/// Writes beside `file` and renames, so that a crash leaves no half of it.
+fn write_whole(file: &Path, text: &str) -> std::io::Result<()> {
+    let draft = file.with_extension("draft");
+    std::fs::write(&draft, text)?;
+    std::fs::rename(draft, file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(data: Option<PathBuf>, nodes: u16) -> DevArgs {
+        DevArgs { nodes, groups: 1, port: 7100, data }
+    }
+
+    /// A temporary place goes when it is dropped, with everything in it.
+    #[test]
+    fn temporary_place_goes() {
+        let place = Place::prepare(&args(None, 3)).expect("a place");
+        let path = place.path().to_owned();
+        std::fs::write(path.join("data"), "x").expect("written");
+        drop(place);
+        assert!(!path.exists());
+    }
+
+    /// A kept directory takes the same cluster again and refuses another shape, saying the first one.
+    #[test]
+    fn kept_place_remembers() {
+        let outer = tempfile::tempdir().expect("a directory");
+        let path = outer.path().join("kept");
+        drop(Place::prepare(&args(Some(path.clone()), 3)).expect("made"));
+        assert!(path.exists());
+        Place::prepare(&args(Some(path.clone()), 3)).expect("the same again");
+        let error = Place::prepare(&args(Some(path), 5)).expect_err("another shape");
+        assert!(error.to_string().contains("--nodes 3 --groups 1 --port 7100"), "{error}");
+    }
+}

@@ -1,0 +1,38 @@
+//! The HTTP front end: from bytes on a socket to a [`Call`](crate::service::Call) and back.
+//!
+//! It owns sockets, limits, conditions, problem documents and the routes of `/v1`, and relies on the node through
+//! the trait [`Service`](crate::service::Service) alone. It must never hand on a request that it has not read to its end
+//! and found good in every part, because what is refused here must have had no effect.
+//!
+//! ```text
+//!   server       accepts, bounds connections, drains them at the end
+//!     connection   one socket: who is slow, who is idle, how to part from a sender who still sends
+//!       front        one request: id, route, permit, metrics, problem
+//!         key · list · batch · observe      one file for each kind of route
+//!           target · condition · cursor · body · json      how they read requests
+//! ```
+//!
+//! Requests are read by hyper itself rather than through a router: keys are the raw bytes of the request target,
+//! and routers take those apart, decode or normalise them.
+
+mod batch;
+mod body;
+mod condition;
+mod config;
+mod connection;
+mod cursor;
+mod front;
+mod json;
+mod key;
+mod list;
+mod observe;
+mod permit;
+mod problem;
+mod request_id;
+mod route;
+mod server;
+mod target;
+mod traffic;
+
+pub use config::{Config, ConfigError};
+pub use server::{BindError, Drained, Server};

@@ -1,0 +1,133 @@
+//! The paths that are served and the methods that each has. `/openapi.json` describes exactly these; a test
+//! compares the two.
+
+use crate::http::problem::Problem;
+use hyper::Method;
+
+/// Where keys stand in a path.
+pub(crate) const KEY_PREFIX: &str = "/v1/kv/";
+
+/// A kind of path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    Key,
+    List,
+    Batch,
+    Cluster,
+    Status,
+    Health,
+    Ready,
+    Metrics,
+    OpenApi,
+    Unknown,
+}
+
+impl Route {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Key,
+        Self::List,
+        Self::Batch,
+        Self::Cluster,
+        Self::Status,
+        Self::Health,
+        Self::Ready,
+        Self::Metrics,
+        Self::OpenApi,
+        Self::Unknown,
+    ];
+
+    /// The route of a path, exactly as the caller wrote it.
+    pub(crate) fn of(path: &str) -> Self {
+        match path {
+            "/v1/kv" => Self::List,
+            "/v1/batch" => Self::Batch,
+            "/v1/cluster" => Self::Cluster,
+            "/v1/status" => Self::Status,
+            "/healthz" => Self::Health,
+            "/readyz" => Self::Ready,
+            "/metrics" => Self::Metrics,
+            "/openapi.json" => Self::OpenApi,
+            key if key.starts_with(KEY_PREFIX) => Self::Key,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// The path as documents and metrics write it.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Key => "/v1/kv/{key}",
+            Self::List => "/v1/kv",
+            Self::Batch => "/v1/batch",
+            Self::Cluster => "/v1/cluster",
+            Self::Status => "/v1/status",
+            Self::Health => "/healthz",
+            Self::Ready => "/readyz",
+            Self::Metrics => "/metrics",
+            Self::OpenApi => "/openapi.json",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The route's methods, as `Allow` lists them.
+    pub(crate) fn methods(self) -> &'static str {
+        match self {
+            Self::Key => "GET, HEAD, PUT, POST, DELETE",
+            Self::Batch => "POST",
+            Self::Health | Self::Ready => "GET, HEAD",
+            Self::List | Self::Cluster | Self::Status | Self::Metrics | Self::OpenApi => "GET",
+            Self::Unknown => "",
+        }
+    }
+
+    /// Whether requests count against the bound on requests in flight. Those that only look at the node do not: a
+    /// full node must still be seen to be full.
+    pub(crate) fn is_bounded(self) -> bool {
+        matches!(self, Self::Key | Self::List | Self::Batch)
+    }
+
+    /// Refuses a path that is not served and a method that the path does not have.
+    pub(crate) fn admit(self, method: &Method) -> Result<(), Problem> {
+        if self == Self::Unknown {
+            return Err(Problem::unknown_path());
+        }
+        match self.methods().split(", ").any(|name| name == method.as_str()) {
+            true => Ok(()),
+            false => Err(Problem::method_not_allowed(self.methods())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// The document names every route with every method, and nothing else.
+    #[test]
+    fn openapi_names_the_routes() {
+        let document: serde_json::Value = serde_json::from_str(crate::http::observe::OPENAPI).unwrap();
+        let mut documented = BTreeSet::new();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for method in operations.as_object().unwrap().keys().filter(|name| *name != "parameters") {
+                documented.insert((path.clone(), method.to_uppercase()));
+            }
+        }
+        let served = Route::ALL.iter().filter(|route| **route != Route::Unknown).flat_map(|route| {
+            route.methods().split(", ").map(|method| (route.path().to_owned(), method.to_owned()))
+        });
+        assert_eq!(documented, served.collect());
+    }
+
+    /// A route's own path leads to it, and near misses lead nowhere.
+    #[test]
+    fn paths_are_exact() {
+        for route in Route::ALL {
+            assert_eq!(Route::of(route.path()), route);
+        }
+        for path in ["/", "*", "", "/v1", "/v1/kvx", "//v1/kv/a", "/V1/kv/a", "/healthz/", "/v1/batch/"] {
+            assert_eq!(Route::of(path), Route::Unknown, "{path}");
+        }
+        assert_eq!(Route::of("/v1/kv/"), Route::Key);
+        assert_eq!(Route::of("/v1/kv//../x"), Route::Key);
+    }
+}

@@ -1,0 +1,180 @@
+//! How a stamped write takes effect once, however often it arrives.
+//!
+//! Owns admission by sessions, and when sessions are forgotten. Relies on time that never goes back. It must
+//! never let a write through whose session may have carried it out already.
+//!
+//! A session is opened only by a stamp whose lowest open sequence is 1: by a client that has seen no answer
+//! yet. Any other stamp without a session once had one, and is refused with `session_expired`, outcome
+//! unknown. What remains is a late duplicate of a client's *first* requests, arriving after the session was
+//! forgotten: it would open another session and take effect again. Sessions are therefore forgotten only when
+//! nobody may send that request any more: after an idle [`SESSION_TTL_MS`], or, when there are too many, the
+//! idlest first but none before an idle [`SESSION_IDLE_MIN_MS`]. Where even that finds none, the newcomer is
+//! refused with `overloaded`, not the old one evicted: exactly-once wins over availability for new clients.
+//!
+//! Work per command is bounded and depends on nothing but the state: a replica that was restored from a copy
+//! forgets the same sessions at the same commands as one that never stopped.
+
+use super::bounds::{
+    ANSWERS_MAX, EXPIRED_PER_COMMAND_MAX, SESSION_IDLE_MIN_MS, SESSION_TTL_MS, SESSIONS_MAX, WINDOW,
+};
+use super::copy::Part;
+use super::outcome::Outcome;
+use super::session::{Session, is_expired, is_idle};
+use super::{KvMachine, shard_entry};
+use proto::{ClientId, Code, Error, Sequence, ShardId, Stamp};
+use std::collections::BTreeSet;
+
+/// All sessions by idleness, the idlest first; derived from the sessions themselves.
+pub(super) type Idleness = BTreeSet<(u64, ShardId, ClientId)>;
+
+/// How many sessions and answers a machine holds: [`FORMAT`](Self::FORMAT) everywhere but in tests.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SessionBounds {
+    pub(super) sessions_max: u64,
+    pub(super) answers_max: u64,
+}
+
+impl SessionBounds {
+    pub(super) const FORMAT: Self = Self { sessions_max: SESSIONS_MAX, answers_max: ANSWERS_MAX };
+}
+
+/// What becomes of a stamped write.
+pub(super) enum Admission {
+    /// It is new: carry it out, then [`settle`](KvMachine::settle) it.
+    Fresh,
+    /// It was carried out before; this is what it came to.
+    Answered(Outcome),
+    /// It must not be carried out.
+    Refused(Error),
+}
+
+impl KvMachine {
+    /// Judges a stamped write, opening its session where it is the client's first.
+    pub(super) fn admit(&mut self, shard: ShardId, stamp: &Stamp) -> Admission {
+        if let Err(refusal) = check(stamp).and_then(|()| self.open_session(shard, stamp)) {
+            return Admission::Refused(refusal);
+        }
+        let session = self.touch_session(shard, stamp);
+        if stamp.sequence < session.lowest() {
+            let message = format!("sequence {} is below {}", stamp.sequence, session.lowest());
+            return Admission::Refused(Error::unknown(Code::SequenceOutOfWindow, message));
+        }
+        if let Some(outcome) = session.answer(stamp.sequence) {
+            return Admission::Answered(outcome);
+        }
+        match self.check_answers() {
+            Ok(()) => Admission::Fresh,
+            Err(refusal) => Admission::Refused(refusal),
+        }
+    }
+
+    /// Keeps what an admitted write came to.
+    pub(super) fn settle(&mut self, id: ShardId, stamp: &Stamp, outcome: Outcome) {
+        let shard = self.shards.get_mut(&id).expect("admission made the shard");
+        let session = shard.sessions.get_mut(&stamp.client).expect("admission made the session");
+        session.settle(stamp.sequence, outcome);
+        shard.usage.answers += 1;
+        self.total.answers += 1;
+        self.copies.mark(id, &Part::Session(stamp.client), true, true);
+    }
+
+    /// Forgets sessions that have been idle for too long, the idlest first, a bounded number at a time.
+    pub(super) fn expire_sessions(&mut self) {
+        for _ in 0..EXPIRED_PER_COMMAND_MAX {
+            match self.idleness.first() {
+                Some(&(active_s, shard, client)) if is_expired(active_s, self.time_ms) => {
+                    self.forget_session(shard, client);
+                }
+                _ => break,
+            }
+        }
+    }
+
+    /// Makes sure that the stamp's session is there, or says why it cannot be.
+    fn open_session(&mut self, shard: ShardId, stamp: &Stamp) -> Result<(), Error> {
+        let client = stamp.client;
+        if self.shards.get(&shard).is_some_and(|shard| shard.sessions.contains_key(&client)) {
+            return Ok(());
+        }
+        if stamp.lowest_open > Sequence(1) {
+            let message =
+                format!("session is unknown or was idle for more than {SESSION_TTL_MS} ms: {client}");
+            return Err(Error::unknown(Code::SessionExpired, message));
+        }
+        self.check_answers()?;
+        if self.total.sessions >= self.bounds.sessions_max {
+            self.evict_session()?;
+        }
+        let active_s = self.time_ms / 1000;
+        let home = shard_entry(&mut self.shards, &mut self.copies, shard);
+        home.sessions.insert(client, Session::new(active_s));
+        home.usage.sessions += 1;
+        self.total.sessions += 1;
+        self.idleness.insert((active_s, shard, client));
+        self.copies.mark(shard, &Part::Session(client), false, true);
+        Ok(())
+    }
+
+    fn evict_session(&mut self) -> Result<(), Error> {
+        match self.idleness.first() {
+            Some(&(active_s, shard, client)) if is_idle(active_s, self.time_ms, SESSION_IDLE_MIN_MS) => {
+                self.forget_session(shard, client);
+                Ok(())
+            }
+            _ => {
+                let message = format!("too many sessions: {}", self.total.sessions);
+                Err(Error::new(Code::Overloaded, message))
+            }
+        }
+    }
+
+    fn check_answers(&self) -> Result<(), Error> {
+        if self.total.answers < self.bounds.answers_max {
+            return Ok(());
+        }
+        Err(Error::new(Code::Overloaded, format!("too many answers are kept: {}", self.total.answers)))
+    }
+
+    /// Notes the stamp's arrival in its session, and frees the answers that nobody waits for any more.
+    fn touch_session(&mut self, id: ShardId, stamp: &Stamp) -> &Session {
+        let shard = self.shards.get_mut(&id).expect("opening a session made the shard");
+        let session = shard.sessions.get_mut(&stamp.client).expect("the session was opened");
+        let (active_s, answers) = (session.active_s(), session.answers());
+        if session.touch(self.time_ms / 1000, stamp.lowest_open) {
+            self.copies.mark(id, &Part::Session(stamp.client), true, true);
+        }
+        if session.active_s() != active_s {
+            self.idleness.remove(&(active_s, id, stamp.client));
+            self.idleness.insert((session.active_s(), id, stamp.client));
+        }
+        let freed = answers - session.answers();
+        shard.usage.answers -= freed;
+        self.total.answers -= freed;
+        session
+    }
+
+    fn forget_session(&mut self, id: ShardId, client: ClientId) {
+        let shard = self.shards.get_mut(&id).expect("the order of idleness names present shards");
+        let session = shard.sessions.remove(&client).expect("the order of idleness names present sessions");
+        self.idleness.remove(&(session.active_s(), id, client));
+        let before = shard.usage;
+        shard.usage.sessions -= 1;
+        shard.usage.answers -= session.answers();
+        self.total.exchange(before, shard.usage);
+        self.copies.mark(id, &Part::Session(client), true, false);
+    }
+}
+
+/// Whether a stamp makes sense in itself.
+fn check(stamp: &Stamp) -> Result<(), Error> {
+    let Stamp { sequence, lowest_open, .. } = *stamp;
+    if lowest_open < Sequence(1) || sequence < lowest_open {
+        let message = format!("stamp breaks 1 <= lowest_open <= sequence: {lowest_open}, {sequence}");
+        return Err(Error::new(Code::BadRequest, message));
+    }
+    if sequence.0 - lowest_open.0 > WINDOW {
+        let message = format!("sequence {sequence} is more than {WINDOW} above {lowest_open}");
+        return Err(Error::new(Code::SequenceOutOfWindow, message));
+    }
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! Exactly once: admission, stored answers, expiry and eviction.
+
+use super::super::bounds::{EXPIRED_PER_COMMAND_MAX, SESSION_IDLE_MIN_MS, SESSION_TTL_MS, WINDOW};
+use super::*;
+use proto::Outcome as Effect;
+
+/// A write that is sent again gets the first answer byte for byte and takes effect once, refusals included.
+#[test]
+fn retries_get_the_first_answer() {
+    let mut rig = Rig::new();
+    let operations = [
+        append(b"k", b"x"),
+        Operation::Put { key: b"k", value: b"y", expect: Expect::Absent },
+        delete(b"absent"),
+        delete(b"k"),
+        put(&[0; bounds::KEY_BYTES_MAX + 1], b""),
+        Operation::Get { key: b"k" },
+    ]
+    .map(|operation| operation.clone());
+    let send = |rig: &mut Rig| -> Vec<Bytes> {
+        let stamped = operations.iter().zip(1..);
+        stamped.map(|(operation, n)| rig.apply(S0, Some(stamp(1, n, 1)), operation.clone())).collect()
+    };
+    let first = send(&mut rig);
+    assert_eq!(written(&first[0]), (1, 1, 1));
+    assert_eq!(refused(&first[1]).code, Code::VersionMismatch { current: Version(1) });
+    assert_eq!(refused(&first[2]).code, Code::NotFound);
+    assert_eq!(refused(&first[4]).code, Code::KeyTooLarge);
+    assert_eq!(refused(&first[5]).code, Code::BadRequest);
+    let after = rig.machine.digest();
+    // What made the first answers no longer holds: only the session can know them.
+    assert_eq!(send(&mut rig), first);
+    assert_eq!(rig.machine.digest(), after);
+}
+
+/// Requests in flight may arrive in any order, and sessions of different clients and shards are apart.
+#[test]
+fn sequences_arrive_in_any_order() {
+    let mut rig = Rig::new();
+    for sequence in [3, 1, 4, 2, 3, 1] {
+        rig.stamped(1, sequence, 1);
+    }
+    rig.stamped(2, 1, 1);
+    rig.apply(ShardId(1), Some(stamp(1, 1, 1)), append(b"k", b"y"));
+    assert_eq!(rig.value(b"k"), Some(&b"xxxxx"[..]));
+    assert_eq!(rig.machine.get(ShardId(1), b"k").unwrap().value, b"y");
+    assert_eq!(rig.machine.usage().sessions, 3);
+}
+
+/// Answers below the lowest open sequence are freed; sequences below it are refused, whatever a late stamp
+/// says, as possibly carried out.
+#[test]
+fn the_lowest_open_sequence_frees() {
+    let mut rig = Rig::new();
+    (1..=10).for_each(|sequence| drop(rig.stamped(1, sequence, 1)));
+    assert_eq!(rig.machine.usage().answers, 10);
+    rig.stamped(1, 11, 10);
+    assert_eq!(rig.machine.usage().answers, 2);
+    let late = refused(&rig.stamped(1, 9, 1));
+    assert_eq!((late.code, late.outcome), (Code::SequenceOutOfWindow, Effect::Unknown));
+    assert_eq!(written(&rig.stamped(1, 10, 1)), (10, 10, 10));
+    assert_eq!(rig.value(b"k").unwrap().len(), 11);
+}
+
+/// The window is as wide as promised and no wider, and a session never keeps more answers.
+#[test]
+fn the_window_is_bounded() {
+    let mut rig = Rig::new();
+    rig.stamped(1, 1 + WINDOW, 1);
+    let far = refused(&rig.stamped(1, 2 + WINDOW, 1));
+    assert_eq!((far.code, far.outcome), (Code::SequenceOutOfWindow, Effect::None));
+    (1..=2 * WINDOW).for_each(|lowest| drop(rig.stamped(1, lowest + WINDOW, lowest)));
+    assert_eq!(rig.machine.usage().answers, WINDOW + 1);
+    rig.stamped(1, u64::MAX, u64::MAX);
+    assert_eq!(rig.machine.usage().answers, 1);
+}
+
+/// Stamps that break their invariant are refused and open no session.
+#[test]
+fn bad_stamps_are_refused() {
+    let mut rig = Rig::new();
+    for (sequence, lowest_open) in [(0, 0), (1, 0), (1, 2), (0, 1)] {
+        assert_eq!(refused(&rig.stamped(1, sequence, lowest_open)).code, Code::BadRequest);
+    }
+    assert_eq!(rig.machine.usage(), Usage::default());
+}
+
+/// Only a client that has seen no answer opens a session; any other has lost one, and is told.
+#[test]
+fn unknown_sessions_have_expired() {
+    let mut rig = Rig::new();
+    let expired = refused(&rig.stamped(1, 2, 2));
+    assert_eq!((expired.code, expired.outcome), (Code::SessionExpired, Effect::Unknown));
+    assert_eq!(rig.machine.usage().sessions, 0);
+    written(&rig.stamped(1, 2, 1));
+    written(&rig.stamped(1, 3, 3));
+}
+
+/// A session outlives any idleness up to its time to live, and is forgotten soon after it, by the time that
+/// commands carry.
+#[test]
+fn idle_sessions_expire() {
+    let mut rig = Rig::new();
+    rig.stamped(1, 1, 1);
+    rig.time_ms += SESSION_TTL_MS;
+    assert_eq!(written(&rig.stamped(1, 1, 1)).0, 1);
+    rig.time_ms += SESSION_TTL_MS;
+    assert_eq!(written(&rig.stamped(1, 2, 2)).0, 2);
+    rig.time_ms += SESSION_TTL_MS + 1000;
+    assert_eq!(refused(&rig.stamped(1, 3, 3)).code, Code::SessionExpired);
+    assert_eq!(rig.machine.usage().sessions, 0);
+}
+
+/// Time never goes back inside the machine, so a session does not live longer for a clock that does.
+#[test]
+fn time_never_goes_back() {
+    let mut rig = Rig::new();
+    rig.stamped(1, 1, 1);
+    rig.time_ms += SESSION_TTL_MS;
+    rig.write(put(b"other", b""));
+    let latest = rig.time_ms;
+    rig.time_ms = 5;
+    rig.write(put(b"other", b""));
+    assert_eq!(rig.machine.time_ms(), latest);
+    rig.time_ms = latest + 1000;
+    rig.apply_bytes(b"even a senseless command carries time");
+    assert_eq!(rig.machine.usage().sessions, 0);
+    rig.time_ms = u64::MAX;
+    rig.stamped(1, 1, 1);
+    rig.stamped(1, 2, 1);
+    assert_eq!(rig.machine.time_ms(), u64::MAX);
+}
+
+/// One command forgets a bounded number of sessions, the idlest first.
+#[test]
+fn expiry_is_amortised() {
+    let mut rig = Rig::new();
+    let sessions = 3 * EXPIRED_PER_COMMAND_MAX as u64;
+    for client in 0..sessions {
+        rig.time_ms += 1000;
+        rig.stamped(u128::from(client), 1, 1);
+    }
+    rig.time_ms += SESSION_TTL_MS + 1000;
+    for round in 1..=3 {
+        rig.write(put(b"other", b""));
+        let forgotten = round * EXPIRED_PER_COMMAND_MAX as u64;
+        assert_eq!(rig.machine.usage().sessions, sessions - forgotten);
+        let left = rig.machine.shards[&S0].sessions.keys().map(|client| client.0);
+        assert!(left.eq(u128::from(forgotten)..u128::from(sessions)));
+    }
+}
+
+/// When there are too many sessions, a newcomer takes the place of the idlest, but of none that may still
+/// repeat its first request.
+#[test]
+fn eviction_spares_whoever_may_retry() {
+    let bounds = SessionBounds { sessions_max: 2, answers_max: 100 };
+    let mut rig = Rig::over(KvMachine::with_bounds(bounds));
+    rig.stamped(1, 1, 1);
+    rig.time_ms += 1000;
+    rig.stamped(2, 1, 1);
+    let full = refused(&rig.stamped(3, 1, 1));
+    assert_eq!((full.code, full.outcome), (Code::Overloaded, Effect::None));
+    assert_eq!(written(&rig.stamped(1, 1, 1)).0, 1);
+    rig.time_ms += SESSION_IDLE_MIN_MS - 1000;
+    rig.stamped(1, 2, 1);
+    assert_eq!(refused(&rig.stamped(3, 1, 1)).code, Code::Overloaded);
+    rig.time_ms += 2000;
+    assert_eq!(written(&rig.stamped(3, 1, 1)).0, 4);
+    assert_eq!(refused(&rig.stamped(2, 2, 2)).code, Code::SessionExpired);
+    assert_eq!(written(&rig.stamped(1, 3, 3)).0, 5);
+}
+
+/// When too many answers are kept, writes that would add one are refused without effect, and those that free
+/// some are not.
+#[test]
+fn answers_are_bounded() {
+    let bounds = SessionBounds { sessions_max: 10, answers_max: 3 };
+    let mut rig = Rig::over(KvMachine::with_bounds(bounds));
+    (1..=3).for_each(|sequence| drop(rig.stamped(1, sequence, 1)));
+    for (client, sequence) in [(1, 4), (2, 1)] {
+        let full = refused(&rig.stamped(client, sequence, 1));
+        assert_eq!((full.code, full.outcome), (Code::Overloaded, Effect::None));
+    }
+    assert_eq!(written(&rig.stamped(1, 3, 1)).0, 3);
+    assert_eq!(written(&rig.stamped(1, 4, 3)).0, 4);
+    assert_eq!(written(&rig.stamped(2, 1, 1)).0, 5);
+    assert_eq!(rig.machine.usage(), Usage { keys: 1, bytes: 6, sessions: 2, answers: 3 });
+}
+
+/// 100,000 sessions with an answer each take at most 200 bytes of replicated state apiece.
+#[test]
+fn sessions_are_small() {
+    const SESSIONS: u128 = 100_000;
+    let mut machine = KvMachine::new();
+    let time_ms = 1_800_000_000_000;
+    for number in 0..SESSIONS {
+        // Spread over the whole space, as random ids are: small numbers would encode too well.
+        let client = (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
+        let shard = ShardId((number % 256) as u32);
+        for stamp in [stamp(client, 1, 1), stamp(client, 1_000_000, 999_999)] {
+            let command = Command { shard, stamp: Some(stamp), operation: put(b"k", b"v") };
+            machine.apply(Moment { index: 1, time_ms }, &proto::encode(&command));
+        }
+    }
+    assert_eq!(machine.usage().sessions, 100_000);
+    assert_eq!(machine.usage().answers, 100_000);
+    let mut without = KvMachine::new();
+    pieces(&mut machine, usize::MAX).iter().for_each(|piece| without.load(piece).unwrap());
+    without.shards.values_mut().for_each(|shard| shard.sessions.clear());
+    let with = pieces(&mut machine, usize::MAX).concat().len();
+    let bytes = with - pieces(&mut without, usize::MAX).concat().len();
+    println!("{} bytes a session", bytes as f64 / SESSIONS as f64);
+    assert!(bytes as u128 <= 200 * SESSIONS, "{bytes}");
+}

@@ -1,0 +1,110 @@
+//! One page out of the pages of several groups.
+
+use crate::router::{Encoded, decoded, refused};
+use bytes::Bytes;
+use proto::{Answer, Code, Error, Operation, Record, Reply};
+
+/// Merges each group's page of a scan into one, in byte order of keys.
+///
+/// A group that has more may hold keys right after its last record, so nothing beyond the least such record is
+/// handed out. An error of any group is the answer: a page with holes would pass for the whole.
+pub(crate) fn pages(scan: &Operation<'_>, pages: &[Encoded]) -> Encoded {
+    match merged(scan, pages) {
+        Ok(page) => Bytes::from(proto::encode::<Answer<'_>>(&Ok(page))),
+        Err(error) => refused(error),
+    }
+}
+
+fn merged<'a>(scan: &Operation<'_>, pages: &'a [Encoded]) -> Result<Reply<'a>, Error> {
+    let Operation::Scan { limit, bytes_max, .. } = *scan else {
+        return Err(Error::new(Code::BadRequest, "only scans have pages"));
+    };
+    let mut all: Vec<Record<'a>> = Vec::new();
+    let mut complete_to: Option<&[u8]> = None;
+    let mut more = false;
+    for page in pages {
+        match decoded(page)? {
+            Reply::Page { records, more: group_more } => {
+                if group_more {
+                    more = true;
+                    let last = records.last().map_or(&b""[..], |record| record.key);
+                    complete_to = Some(complete_to.map_or(last, |least| least.min(last)));
+                }
+                all.extend(records);
+            }
+            _ => return Err(Error::new(Code::Internal, "a scan was answered with something else than a page")),
+        }
+    }
+    all.sort_by(|a, b| a.key.cmp(b.key));
+    let whole = all.len();
+    all.retain(|record| complete_to.is_none_or(|last| record.key <= last));
+    let mut bytes = 0_usize;
+    let fitting = all
+        .iter()
+        .take(limit as usize)
+        .take_while(|record| {
+            let first = bytes == 0;
+            bytes += record.key.len() + record.value.len();
+            first || bytes <= bytes_max as usize
+        })
+        .count();
+    all.truncate(fitting);
+    more |= fitting < whole;
+    Ok(Reply::Page { records: all, more })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proto::{Revision, Version};
+    use std::collections::BTreeSet;
+
+    fn record(key: &[u8]) -> Record<'_> {
+        Record { key, value: b"v", version: Version(1), revision: Revision(1) }
+    }
+
+    fn scan(after: Option<&[u8]>, limit: u32) -> Operation<'_> {
+        Operation::Scan { prefix: b"", after, start: b"", limit, bytes_max: 1 << 20 }
+    }
+
+    fn group_page(keys: &BTreeSet<Vec<u8>>, after: Option<&[u8]>, limit: usize) -> Encoded {
+        let rest: Vec<&Vec<u8>> = keys.iter().filter(|key| after.is_none_or(|after| key.as_slice() > after)).collect();
+        let records = rest.iter().take(limit).map(|key| record(key)).collect();
+        let page = Reply::Page { records, more: rest.len() > limit };
+        Bytes::from(proto::encode::<Answer<'_>>(&Ok(page)))
+    }
+
+    proptest! {
+        /// Page after page, the keys of all groups come out once each, in order.
+        #[test]
+        fn pages_join_to_the_whole(
+            groups in proptest::collection::vec(proptest::collection::btree_set(proptest::collection::vec(any::<u8>(), 1..3), 0..20), 1..4),
+            limit in 1usize..8,
+        ) {
+            let mut seen = BTreeSet::new();
+            let groups: Vec<BTreeSet<Vec<u8>>> = groups.into_iter().map(|keys| keys.into_iter().filter(|key| seen.insert(key.clone())).collect()).collect();
+            let mut got: Vec<Vec<u8>> = Vec::new();
+            loop {
+                let after = got.last().cloned();
+                let pages_of: Vec<Encoded> = groups.iter().map(|keys| group_page(keys, after.as_deref(), limit)).collect();
+                let page = pages(&scan(after.as_deref(), limit as u32), &pages_of);
+                let Ok(Reply::Page { records, more }) = decoded(&page) else { panic!("a page") };
+                prop_assert!(records.len() <= limit);
+                got.extend(records.iter().map(|record| record.key.to_vec()));
+                if !more { break }
+                prop_assert!(!records.is_empty(), "a page that has more moves on");
+            }
+            prop_assert_eq!(got, seen.into_iter().collect::<Vec<_>>());
+        }
+    }
+
+    /// A group that could not answer makes the whole page an error.
+    #[test]
+    fn an_error_is_the_answer() {
+        let bad = refused(Error::new(Code::NoLeader, "g2 has no leader"));
+        let good = group_page(&BTreeSet::from([b"a".to_vec()]), None, 5);
+        let page = pages(&scan(None, 5), &[good, bad]);
+        assert!(matches!(decoded(&page), Err(error) if error.code == Code::NoLeader));
+    }
+}

@@ -1,0 +1,151 @@
+//! What a node tells about the cluster and itself: the JSON of `/v1/cluster` and `/v1/status`. Field names are
+//! part of the HTTP API; they may be added to, never renamed.
+
+use serde::{Deserialize, Serialize};
+
+/// The nodes, groups and shards: all that a client needs to send a request straight to its leader.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// The cluster's name, fixed when it is born.
+    pub cluster: String,
+    /// How many shards there are, fixed when it is born.
+    pub shards: u32,
+    /// The nodes, by id.
+    pub nodes: Vec<ClusterNode>,
+    /// The groups, by id.
+    pub groups: Vec<ClusterGroup>,
+    /// `[first_shard, last_shard, group]` ranges, ascending; together they cover every shard.
+    pub shard_groups: Vec<(u32, u32, u64)>,
+}
+
+/// A node's address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterNode {
+    /// The node's id.
+    pub id: u64,
+    /// `host:port` of its HTTP front end.
+    pub http: String,
+}
+
+/// Who leads a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterGroup {
+    /// The group's id.
+    pub id: u64,
+    /// The leader's node, as far as this node knows.
+    pub leader: Option<u64>,
+    /// The term that this belongs to.
+    pub term: u64,
+    /// The nodes that hold a replica.
+    pub replicas: Vec<u64>,
+}
+
+/// A node and its replicas, at a glance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The node's id.
+    pub id: u64,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The release that runs.
+    pub version: String,
+    /// Milliseconds since the node started.
+    pub uptime_ms: u64,
+    /// Bytes that the data directory takes.
+    pub disk_bytes: u64,
+    /// Bytes of memory that the process takes (its resident set).
+    pub memory_rss_bytes: u64,
+    /// The replicas on this node, by group.
+    pub groups: Vec<GroupStatus>,
+}
+
+/// One replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// The group's id.
+    pub id: u64,
+    /// What this replica is to the group.
+    pub role: Role,
+    /// The replica's term.
+    pub term: u64,
+    /// The leader's node, as far as this replica knows.
+    pub leader: Option<u64>,
+    /// The last index in the log.
+    pub last_index: u64,
+    /// The last index known to be committed; `committed_index <= last_index` once a replica has caught up.
+    pub committed_index: u64,
+    /// The last index that the machine has applied; `applied_index <= committed_index`.
+    pub applied_index: u64,
+    /// How far each follower has come; only a leader knows.
+    pub followers: Vec<FollowerStatus>,
+    /// The last snapshot, where there is one.
+    pub snapshot: Option<SnapshotStatus>,
+    /// Bytes of the group's log.
+    pub log_bytes: u64,
+    /// Keys that exist.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+    /// Client sessions that are remembered.
+    pub sessions: u64,
+}
+
+/// What a replica is to its group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Orders the group's writes.
+    Leader,
+    /// Votes, and applies what the leader commits.
+    Follower,
+    /// Stands for election.
+    Candidate,
+    /// Applies what the leader commits, without a vote.
+    Learner,
+    /// Does not run: starting, stopping or failed.
+    #[default]
+    Stopped,
+}
+
+/// A follower, as its leader sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowerStatus {
+    /// The follower's node.
+    pub node: u64,
+    /// The last index known to be on its disk.
+    pub matched_index: u64,
+    /// How many entries it is behind the leader's last.
+    pub lag_entries: u64,
+}
+
+/// A snapshot on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    /// The last index that it covers.
+    pub index: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The cluster's JSON is what clients were built against.
+    #[test]
+    fn golden_cluster() {
+        let view = ClusterView {
+            cluster: "home".into(),
+            shards: 256,
+            nodes: vec![ClusterNode { id: 1, http: "127.0.0.1:7101".into() }],
+            groups: vec![
+                ClusterGroup { id: 1, leader: Some(1), term: 3, replicas: vec![1, 2, 3] },
+                ClusterGroup { id: 2, leader: None, term: 0, replicas: vec![1] },
+            ],
+            shard_groups: vec![(0, 255, 1)],
+        };
+        let golden = r#"{"cluster":"home","shards":256,"nodes":[{"id":1,"http":"127.0.0.1:7101"}],"groups":[{"id":1,"leader":1,"term":3,"replicas":[1,2,3]},{"id":2,"leader":null,"term":0,"replicas":[1]}],"shard_groups":[[0,255,1]]}"#;
+        assert_eq!(serde_json::to_string(&view).unwrap(), golden);
+        assert_eq!(serde_json::from_str::<ClusterView>(golden).unwrap(), view);
+    }
+}

@@ -1,0 +1,110 @@
+//! The node's own metrics, beside those of its front end.
+
+use crate::machine::{KvMachine, Usage};
+use crate::router::Router;
+use crate::service::{MetricKind, MetricsText};
+use raftstore::{GroupStatus, LaneStats, Role, StorageStats};
+
+/// One number of a group, by name.
+type Sample = (&'static str, MetricKind, &'static str, fn(&GroupStatus, &Usage) -> u64);
+
+const GROUP: &[Sample] = &[
+    ("flotilla_group_term", MetricKind::Gauge, "The replica's term.", |status, _| status.term),
+    ("flotilla_group_is_leader", MetricKind::Gauge, "1 where this replica leads its group.", |status, _| {
+        u64::from(status.role == Role::Leader)
+    }),
+    ("flotilla_group_last_index", MetricKind::Gauge, "The last entry in the replica's log.", |status, _| {
+        status.last_index.unwrap_or(0)
+    }),
+    ("flotilla_group_committed_index", MetricKind::Gauge, "The last entry that a quorum holds.", |status, _| {
+        status.committed_index.unwrap_or(0)
+    }),
+    ("flotilla_group_applied_index", MetricKind::Gauge, "The last entry that was applied.", |status, _| {
+        status.applied_index.unwrap_or(0)
+    }),
+    ("flotilla_group_log_bytes", MetricKind::Gauge, "Bytes of the log that are not purged.", |status, _| {
+        status.log_bytes
+    }),
+    ("flotilla_group_snapshot_bytes", MetricKind::Gauge, "Bytes of the last snapshot.", |status, _| {
+        status.snapshot_bytes
+    }),
+    ("flotilla_group_lag_ms", MetricKind::Gauge, "How far the replica is behind its leader.", |status, _| {
+        status.lag.map_or(u64::MAX, |lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX))
+    }),
+    ("flotilla_group_keys", MetricKind::Gauge, "Keys present.", |_, usage| usage.keys),
+    ("flotilla_group_bytes", MetricKind::Gauge, "Bytes of keys and values.", |_, usage| usage.bytes),
+    ("flotilla_group_sessions", MetricKind::Gauge, "Client sessions remembered.", |_, usage| usage.sessions),
+];
+
+/// One number of a lane, by name.
+type LaneSample = (&'static str, MetricKind, &'static str, fn(&LaneStats) -> u64);
+
+const LANE: &[LaneSample] = &[
+    ("flotilla_lane_frames_sent_total", MetricKind::Counter, "Frames written.", |lane| lane.frames_sent),
+    ("flotilla_lane_bytes_sent_total", MetricKind::Counter, "Bytes written.", |lane| lane.bytes_sent),
+    ("flotilla_lane_writes_total", MetricKind::Counter, "Writes that the frames left in.", |lane| lane.writes),
+    ("flotilla_lane_frames_received_total", MetricKind::Counter, "Frames read.", |lane| lane.frames_received),
+    ("flotilla_lane_bytes_received_total", MetricKind::Counter, "Bytes read.", |lane| lane.bytes_received),
+    ("flotilla_lane_connects_total", MetricKind::Counter, "Connections made.", |lane| lane.connects),
+    ("flotilla_lane_in_flight", MetricKind::Gauge, "Calls and streams under way.", |lane| lane.in_flight),
+    ("flotilla_lane_timeouts_total", MetricKind::Counter, "Calls and streams that timed out.", |lane| lane.timeouts),
+    ("flotilla_lane_refused_total", MetricKind::Counter, "Calls refused unsent.", |lane| lane.refused),
+];
+
+/// Appends the numbers of the node's groups, log and transport.
+pub(crate) fn node(router: &Router, into: &mut MetricsText) {
+    let groups: Vec<(String, GroupStatus, Usage)> = router
+        .groups
+        .values()
+        .map(|group| (group.id().0.to_string(), group.status(), group.read_stale(KvMachine::usage)))
+        .collect();
+    for (name, kind, help, value) in GROUP {
+        into.family(name, *kind, help);
+        for (id, status, usage) in &groups {
+            into.sample(name, &[("group", id)], value(status, usage));
+        }
+    }
+    storage(&router.host.storage_stats(), into);
+    let stats = router.host.transport_stats();
+    let lanes =
+        [("entries", stats.entries), ("heartbeat", stats.heartbeat), ("bulk", stats.bulk), ("request", stats.request)];
+    for (name, kind, help, value) in LANE {
+        into.family(name, *kind, help);
+        for (lane, stats) in &lanes {
+            into.sample(name, &[("lane", lane)], value(stats));
+        }
+    }
+}
+
+fn storage(stats: &StorageStats, into: &mut MetricsText) {
+    let counters = [
+        ("flotilla_log_records_total", "Records written, one for each group commit.", stats.records),
+        ("flotilla_log_syncs_total", "Syncs of the log.", stats.syncs),
+        ("flotilla_log_bytes_total", "Bytes of records written.", stats.bytes_written),
+        ("flotilla_log_entries_total", "Entries appended.", stats.entries),
+        ("flotilla_log_carried_bytes_total", "Bytes written again to free old segments.", stats.bytes_carried),
+        ("flotilla_log_disk_reads_total", "Reads that memory could not serve.", stats.disk_reads),
+    ];
+    for (name, help, value) in counters {
+        into.single(name, MetricKind::Counter, help, value);
+    }
+    let gauges = [
+        ("flotilla_log_segments", "Segments of the log.", stats.segments),
+        ("flotilla_log_segment_bytes", "Bytes in the log's segments.", stats.segment_bytes),
+        ("flotilla_log_live_bytes", "Bytes of entries still needed.", stats.live_bytes),
+        ("flotilla_log_tail_bytes", "Bytes of entries kept in memory.", stats.tail_bytes),
+    ];
+    for (name, help, value) in gauges {
+        into.single(name, MetricKind::Gauge, help, value);
+    }
+    let name = "flotilla_log_sync_seconds";
+    into.family(name, MetricKind::Histogram, "How long syncs of the log took.");
+    let mut below = 0;
+    for (bucket, count) in stats.sync_micros.iter().enumerate() {
+        below += count;
+        let seconds = (1_u64 << bucket) as f64 / 1e6;
+        into.sample("flotilla_log_sync_seconds_bucket", &[("le", &seconds.to_string())], below);
+    }
+    into.sample("flotilla_log_sync_seconds_bucket", &[("le", "+Inf")], below);
+    into.sample("flotilla_log_sync_seconds_count", &[], below);
+}

@@ -1,0 +1,213 @@
+//! A node in memory: the rules of the key/value machine without consensus, and a record of what reached it.
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use kvserver::service::{
+    Answer, Answers, Call, ClusterView, MetricKind, MetricsText, NodeStatus, Operation, Record, Reply,
+    Service,
+};
+use proto::{Code, Error, Expect, Limits, NodeId, Revision, Version};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use tokio::sync::watch;
+
+#[derive(Clone)]
+pub(crate) struct Entry {
+    pub(crate) value: Bytes,
+    pub(crate) version: u64,
+    pub(crate) revision: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) keys: BTreeMap<Bytes, Entry>,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) batches: Vec<Bytes>,
+    /// What every call answers instead of being carried out.
+    pub(crate) failure: Option<Error>,
+    pub(crate) not_ready: Option<String>,
+    pub(crate) lag_ms: u64,
+    revision: u64,
+}
+
+pub(crate) struct Fake {
+    pub(crate) state: Mutex<State>,
+    /// While true, calls wait before they are carried out.
+    held: watch::Sender<bool>,
+    /// Calls that wait.
+    waiting: watch::Sender<usize>,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self { state: Mutex::default(), held: watch::Sender::new(false), waiting: watch::Sender::new(0) }
+    }
+}
+
+impl Fake {
+    pub(crate) fn hold(&self) {
+        self.held.send_replace(true);
+    }
+
+    pub(crate) fn release(&self) {
+        self.held.send_replace(false);
+    }
+
+    /// Waits until `count` calls wait.
+    pub(crate) async fn holds(&self, count: usize) {
+        let mut waiting = self.waiting.subscribe();
+        crate::wire::patiently(waiting.wait_for(|waiting| *waiting == count)).await.unwrap();
+    }
+
+    pub(crate) fn fail(&self, error: impl Into<Option<Error>>) {
+        self.state.lock().unwrap().failure = error.into();
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.state.lock().unwrap().calls.len()
+    }
+
+    pub(crate) fn last_call(&self) -> Call {
+        self.state.lock().unwrap().calls.last().unwrap().clone()
+    }
+
+    pub(crate) fn value(&self, key: &[u8]) -> Option<Bytes> {
+        self.state.lock().unwrap().keys.get(key).map(|entry| entry.value.clone())
+    }
+
+    pub(crate) fn keys(&self) -> Vec<Bytes> {
+        self.state.lock().unwrap().keys.keys().cloned().collect()
+    }
+
+    async fn passage(&self) {
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        self.held.subscribe().wait_for(|held| !held).await.unwrap();
+        self.waiting.send_modify(|waiting| *waiting -= 1);
+    }
+}
+
+impl State {
+    fn write(&mut self, key: &Bytes, expect: Expect, value: Option<&dyn Fn(&[u8]) -> Bytes>) -> Answer {
+        let current = self.keys.get(key).cloned();
+        let version = current.as_ref().map_or(0, |entry| entry.version);
+        let holds = match expect {
+            Expect::Any => true,
+            Expect::Absent => version == 0,
+            Expect::Present => version != 0,
+            Expect::Version(Version(wanted)) => wanted == version,
+        };
+        if !holds {
+            let code = Code::VersionMismatch { current: Version(version) };
+            return Err(Error::new(
+                code,
+                format!("the condition does not hold, key is at version {version}"),
+            ));
+        }
+        let Some(value) = value else {
+            self.keys.remove(key).ok_or_else(|| Error::new(Code::NotFound, "key does not exist"))?;
+            self.revision += 1;
+            return Ok(Reply::Deleted { revision: Revision(self.revision) });
+        };
+        let value = value(current.as_ref().map_or(&b""[..], |entry| &entry.value));
+        self.revision += 1;
+        let (version, revision, length) = (version + 1, self.revision, value.len() as u64);
+        self.keys.insert(key.clone(), Entry { value, version, revision });
+        Ok(Reply::Written { version: Version(version), revision: Revision(revision), length })
+    }
+
+    fn carry_out(&mut self, operation: &Operation) -> Answer {
+        match operation {
+            Operation::Get { key } => match self.keys.get(key) {
+                Some(entry) => Ok(Reply::Value {
+                    value: entry.value.clone(),
+                    version: Version(entry.version),
+                    revision: Revision(entry.revision),
+                }),
+                None => Err(Error::new(Code::NotFound, "key does not exist")),
+            },
+            Operation::Put { key, value, expect } => self.write(key, *expect, Some(&|_| value.clone())),
+            Operation::Append { key, value, expect } => {
+                self.write(key, *expect, Some(&|old| [old, value].concat().into()))
+            }
+            Operation::Delete { key, expect } => self.write(key, *expect, None),
+            Operation::Scan { prefix, after, start, limit, bytes_max } => {
+                let mut bytes = 0;
+                let mut records = Vec::new();
+                let mut more = false;
+                for (key, entry) in self.keys.range(start.clone()..) {
+                    if !key.starts_with(prefix) || after.as_ref().is_some_and(|after| key <= after) {
+                        continue;
+                    }
+                    bytes += key.len() + entry.value.len();
+                    more = records.len() == *limit as usize
+                        || (!records.is_empty() && bytes > *bytes_max as usize);
+                    if more {
+                        break;
+                    }
+                    let (version, revision) = (Version(entry.version), Revision(entry.revision));
+                    records.push(Record { key: key.clone(), value: entry.value.clone(), version, revision });
+                }
+                Ok(Reply::Page { records, more })
+            }
+        }
+    }
+}
+
+impl Service for Fake {
+    fn batch(&self, request: Bytes) -> BoxFuture<'_, Result<Bytes, Error>> {
+        async move {
+            self.passage().await;
+            let mut state = self.state.lock().unwrap();
+            if let Some(failure) = &state.failure {
+                return Err(failure.clone());
+            }
+            state.batches.push(request.clone());
+            let decoded: proto::BatchRequest<'_> =
+                proto::decode(&request).map_err(|error| Error::new(Code::BadRequest, error.to_string()))?;
+            let answers = decoded.items.iter().map(|_| Err(Error::new(Code::NotFound, "nothing here")));
+            let reply = proto::BatchReply { answers: answers.collect(), lag_ms: 0 };
+            Ok(Bytes::from(proto::encode(&reply)))
+        }
+        .boxed()
+    }
+
+    fn execute(&self, call: Call) -> BoxFuture<'_, Result<Answers, Error>> {
+        async move {
+            self.passage().await;
+            assert!(call.operations[0] != Operation::Get { key: Bytes::from_static(b"panic") }, "as asked");
+            let mut state = self.state.lock().unwrap();
+            state.calls.push(call.clone());
+            if let Some(failure) = &state.failure {
+                return Err(failure.clone());
+            }
+            let answers = call.operations.iter().map(|operation| state.carry_out(operation)).collect();
+            Ok(Answers { answers, lag_ms: state.lag_ms, node: NodeId(7) })
+        }
+        .boxed()
+    }
+
+    fn cluster(&self) -> ClusterView {
+        ClusterView { cluster: "test".into(), shards: 256, ..ClusterView::default() }
+    }
+
+    fn status(&self) -> NodeStatus {
+        NodeStatus { id: 7, cluster: "test".into(), ..NodeStatus::default() }
+    }
+
+    fn readiness(&self) -> Result<(), String> {
+        self.state.lock().unwrap().not_ready.clone().map_or(Ok(()), Err)
+    }
+
+    fn metrics(&self, into: &mut MetricsText) {
+        into.single("fake_keys", MetricKind::Gauge, "Keys of the fake.", self.keys().len());
+    }
+
+    fn shards(&self) -> u32 {
+        256
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+}

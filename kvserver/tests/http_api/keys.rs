@@ -1,0 +1,119 @@
+//! Keys and values: any bytes, exactly as they are.
+
+use crate::Stand;
+use crate::wire::Wire;
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+
+/// A key's life: created, read, replaced, appended to, deleted, with its version, revision and shard at each step.
+#[tokio::test]
+async fn a_life() {
+    let stand = Stand::new().await;
+    let mut wire = Wire::connect(stand.address).await;
+    let path = "/v1/kv/notes/today";
+    let created = wire.ask(&format!("PUT {path}"), &[], b"one").await;
+    assert_eq!((created.status, created.header("etag")), (201, Some("\"1\"")), "{created:?}");
+    let shard = proto::shard_of(b"notes/today", 256).0.to_string();
+    assert_eq!(created.header("flotilla-shard"), Some(&shard[..]));
+    assert_eq!(created.header("flotilla-revision"), Some("1"));
+    assert_eq!(created.header("flotilla-length"), Some("3"));
+    let replaced = wire.ask(&format!("PUT {path}"), &[], b"two").await;
+    assert_eq!((replaced.status, replaced.header("etag")), (200, Some("\"2\"")));
+    let appended = wire.ask(&format!("POST {path}"), &[], b" three").await;
+    assert_eq!((appended.status, appended.header("etag")), (200, Some("\"3\"")));
+    assert_eq!(appended.header("flotilla-length"), Some("9"));
+    let read = wire.ask(&format!("GET {path}"), &[], b"").await;
+    assert_eq!((read.status, &read.body[..]), (200, &b"two three"[..]));
+    assert_eq!((read.header("etag"), read.header("flotilla-revision")), (Some("\"3\""), Some("3")));
+    assert_eq!(read.header("flotilla-shard"), Some(&shard[..]));
+    assert_eq!(read.header("content-type"), Some("application/octet-stream"));
+    assert_eq!(read.header("flotilla-lag-ms"), None);
+    let looked = wire.ask(&format!("HEAD {path}"), &[], b"").await;
+    assert_eq!((looked.status, looked.header("content-length")), (200, Some("9")));
+    assert_eq!(looked.header("etag"), Some("\"3\""));
+    let deleted = wire.ask(&format!("DELETE {path}"), &[], b"").await;
+    assert_eq!((deleted.status, deleted.header("flotilla-revision")), (204, Some("4")));
+    for line in [format!("GET {path}"), format!("DELETE {path}")] {
+        let gone = wire.ask(&line, &[], b"").await;
+        assert_eq!((gone.status, gone.code()), (404, "not_found".into()), "{line}");
+    }
+    let gone = wire.ask(&format!("HEAD {path}"), &[], b"").await;
+    assert_eq!((gone.status, gone.body.len()), (404, 0));
+    let appended = wire.ask(&format!("POST {path}"), &[], b"new").await;
+    assert_eq!((appended.status, appended.header("etag")), (201, Some("\"1\"")));
+    let emptied = wire.ask(&format!("PUT {path}"), &[], b"").await;
+    assert_eq!((emptied.status, stand.fake.value(b"notes/today").unwrap().len()), (200, 0));
+}
+
+/// Every byte can stand in a key and in a value, alone and together with all others.
+#[tokio::test]
+async fn every_byte() {
+    let stand = Stand::new().await;
+    let mut wire = Wire::connect(stand.address).await;
+    let all: Vec<u8> = (0..=255).collect();
+    let keys = all.iter().map(|byte| vec![*byte]).chain([all.clone()]);
+    for key in keys {
+        let path = format!("/v1/kv/{}", percent_encode(&key, NON_ALPHANUMERIC));
+        let value = [&key[..], &all[..]].concat();
+        assert_eq!(wire.ask(&format!("PUT {path}"), &[], &value).await.status, 201, "{path}");
+        assert_eq!(stand.fake.value(&key).as_deref(), Some(&value[..]), "{path}");
+        assert_eq!(wire.ask(&format!("GET {path}"), &[], b"").await.body, value, "{path}");
+    }
+    assert_eq!(stand.fake.keys().len(), 257);
+}
+
+/// No path is normalised: what looks like a way up, an empty part or another slash is a key of its own.
+#[tokio::test]
+async fn paths_are_not_normalised() {
+    let stand = Stand::new().await;
+    let mut wire = Wire::connect(stand.address).await;
+    let paths: [(&str, &[u8]); 14] = [
+        ("a/b", b"a/b"),
+        ("a//b", b"a//b"),
+        ("/a", b"/a"),
+        ("a/", b"a/"),
+        ("a%2Fb%2f", b"a/b/"),
+        ("..", b".."),
+        ("../../etc/passwd", b"../../etc/passwd"),
+        ("%2e%2e/x", b"../x"),
+        (".", b"."),
+        ("a+b", b"a+b"),
+        ("%00", b"\0"),
+        ("{room1}/a", b"{room1}/a"),
+        ("a;b=c,d:e@f!$&'()*~", b"a;b=c,d:e@f!$&'()*~"),
+        ("%25", b"%"),
+    ];
+    for (path, key) in paths {
+        let line = format!("PUT /v1/kv/{path}");
+        assert_eq!(wire.ask(&line, &[], path.as_bytes()).await.status, 201, "{path}");
+        assert_eq!(stand.fake.value(key).as_deref(), Some(path.as_bytes()), "{path}");
+    }
+    wire.send("PUT /v1/kv/ä HTTP/1.1\r\nhost: test\r\ncontent-length: 1\r\n\r\nx").await;
+    assert_eq!(wire.answer(false).await.status, 201);
+    assert!(stand.fake.value("ä".as_bytes()).is_some());
+    let absolute = wire.ask("GET http://elsewhere/v1/kv/a//b", &[], b"").await;
+    assert_eq!(absolute.body, b"a//b");
+}
+
+/// A key that is empty, too long or half encoded is refused and nothing reaches the node; the longest is taken.
+#[tokio::test]
+async fn bad_keys() {
+    let stand = Stand::new().await;
+    let mut wire = Wire::connect(stand.address).await;
+    let longest = "%ff".repeat(4096);
+    let bad = [
+        ("", "bad_request", "key is empty"),
+        ("%", "bad_request", "at byte 0"),
+        ("ab%zz", "bad_request", "at byte 2"),
+        (&format!("{longest}x"), "key_too_large", "4097 bytes exceeds the limit of 4096"),
+    ];
+    for method in ["PUT", "GET", "POST", "DELETE"] {
+        for (key, code, detail) in bad {
+            let body: &[u8] = if method.starts_with('P') { b"value" } else { b"" };
+            let answer = wire.ask(&format!("{method} /v1/kv/{key}"), &[], body).await;
+            assert_eq!((answer.status, &answer.code()[..]), (400, code));
+            assert!(answer.detail().contains(detail), "{answer:?}");
+        }
+    }
+    assert_eq!(stand.fake.calls(), 0);
+    assert_eq!(wire.ask(&format!("PUT /v1/kv/{longest}"), &[], b"x").await.status, 201);
+}

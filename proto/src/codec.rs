@@ -1,0 +1,59 @@
+//! The one way in which messages become bytes: a version byte, then bincode 2 (little-endian, variable-length
+//! integers). A reader refuses versions that it does not know, lengths beyond [`BYTES_MAX`] and trailing bytes.
+
+use bincode::{BorrowDecode, Encode};
+
+/// The version that this build writes and the only one that it reads.
+const VERSION: u8 = 1;
+
+/// No message may claim more than this, so that a damaged length cannot ask for all memory.
+const BYTES_MAX: usize = 64 << 20;
+
+const CONFIG: bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    bincode::config::Limit<BYTES_MAX>,
+> = bincode::config::standard().with_limit::<BYTES_MAX>();
+
+/// Why bytes from disk or wire are not a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// There was nothing at all.
+    #[error("message is empty")]
+    Empty,
+    /// The first byte names a format that this build does not read.
+    #[error("message has format version {0}, this build reads {VERSION}")]
+    Version(u8),
+    /// bincode refused the rest.
+    #[error("message is malformed: {0}")]
+    Malformed(String),
+    /// The message ended before its bytes did.
+    #[error("message is followed by {0} stray bytes")]
+    Trailing(usize),
+}
+
+/// The bytes of `message`, version first.
+pub fn encode<M: Encode>(message: &M) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(64);
+    bytes.push(VERSION);
+    bincode::encode_into_std_write(message, &mut bytes, CONFIG)
+        .expect("a message of ours encodes: writing to memory has no other way to fail below the limit");
+    bytes
+}
+
+/// The message in `bytes`; byte strings inside it borrow from them.
+///
+/// # Errors
+/// [`DecodeError`] where the bytes are not exactly one message of a known version.
+pub fn decode<'a, M: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<M, DecodeError> {
+    let (&version, rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
+    if version != VERSION {
+        return Err(DecodeError::Version(version));
+    }
+    let (message, used) = bincode::borrow_decode_from_slice(rest, CONFIG)
+        .map_err(|error| DecodeError::Malformed(error.to_string()))?;
+    match rest.len() - used {
+        0 => Ok(message),
+        stray => Err(DecodeError::Trailing(stray)),
+    }
+}

@@ -1,0 +1,29 @@
+//! The words that flotilla's parts say to each other.
+//!
+//! A key belongs to a [`ShardId`] (see [`shard_of`]), a shard to a [`GroupId`], a group's replicas live on
+//! nodes ([`NodeId`]). A client writes with a [`Stamp`], so that a request takes effect once however often it
+//! is sent. What it asks is an [`Operation`]; what comes back is an [`Answer`].
+//!
+//! ```text
+//!   front end or client ── BatchRequest ──▶ leader's node ── Command ──▶ log ──▶ machine
+//!                       ◀── BatchReply ───                ◀── Answer ──────────────┘
+//! ```
+//!
+//! Everything here is plain data: no tokio, no sockets, no clocks. Every message that leaves a process starts
+//! with a format version, and its bytes are held fast by tests.
+
+mod batch;
+mod codec;
+mod error;
+mod ids;
+mod limits;
+mod operation;
+mod shard;
+
+pub use batch::{BatchReply, BatchRequest, Consistency, Item};
+pub use codec::{DecodeError, decode, encode};
+pub use error::{Code, Error, Outcome};
+pub use ids::{ClientId, GroupId, NodeId, Revision, Sequence, ShardId, Version};
+pub use limits::Limits;
+pub use operation::{Answer, Command, Expect, Operation, Record, Reply, Stamp};
+pub use shard::{SHARDS_DEFAULT, hashed_part, shard_of};

@@ -1,0 +1,159 @@
+//! Keeps a group's log short: makes a snapshot when enough bytes were applied since the last one, then purges
+//! the log behind it.
+//!
+//! Bytes decide, not entries, so that the disk stays bounded whatever the entries' size. What stays behind the
+//! snapshot: `log_bytes_kept`, so that a follower which lags a little is served from the log; and what a
+//! follower needs that is being sent an older snapshot or follows in the log, unless the log grows to
+//! [`LOG_OUTGROWN`] times what makes a snapshot due: then such a follower starts over with a newer one.
+
+use crate::config::RaftConfig;
+use crate::machine::Machine;
+use crate::replica::{Shared, StateMachine};
+use crate::snapshot::SnapshotStore;
+use crate::types::TypeConfig;
+use openraft::async_runtime::WatchReceiver;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a busy group is left alone between two looks. A snapshot is late by no more than what is applied
+/// meanwhile.
+const PACE: Duration = Duration::from_millis(200);
+
+/// How many times the bytes that make a snapshot due the log may hold before followers stop holding it.
+const LOG_OUTGROWN: u64 = 3;
+
+/// What the log holds, in entries and bytes: enough to turn bytes to keep into entries to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LogView {
+    /// The last index that a snapshot covers.
+    snapshot: u64,
+    /// The last index that was purged; 0 for none.
+    purged: u64,
+    /// Entries and bytes applied since this replica started, for their mean.
+    applied_entries: u64,
+    applied_bytes: u64,
+    /// Bytes of the log that are not purged.
+    live_bytes: u64,
+}
+
+/// The last index that may be purged, or `None` where nothing may. `needed` are indexes that followers hold:
+/// each needs what comes after it.
+fn purge_upto(view: LogView, config: &RaftConfig, due_bytes: u64, needed: impl Iterator<Item = u64>) -> Option<u64> {
+    let mean = (view.applied_bytes / view.applied_entries.max(1)).max(1);
+    let kept = config.log_bytes_kept / mean;
+    let mut upto = view.snapshot.saturating_sub(kept);
+    if view.live_bytes < due_bytes.saturating_mul(LOG_OUTGROWN) {
+        upto = needed.filter(|&index| index >= view.purged).fold(upto, u64::min);
+    }
+    (upto > view.purged).then_some(upto)
+}
+
+/// The task that keeps one group's log short.
+pub(crate) struct Compactor<M: Machine> {
+    pub(crate) raft: openraft::Raft<TypeConfig, StateMachine<M>>,
+    pub(crate) shared: Arc<Shared<M>>,
+    pub(crate) snapshots: SnapshotStore,
+    pub(crate) config: RaftConfig,
+    /// Bytes of this group's log that are not purged.
+    pub(crate) live_bytes: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl<M: Machine> Compactor<M> {
+    /// Runs until the group stops.
+    pub(crate) async fn run(self) {
+        let mut applied = self.shared.applied();
+        let mut covered_bytes = 0;
+        // The first look comes unasked: what was replayed at start may be a snapshot's worth already.
+        loop {
+            let applied_bytes = self.shared.applied_bytes();
+            if applied_bytes - covered_bytes >= self.due_bytes() {
+                if !self.snapshot().await {
+                    return;
+                }
+                covered_bytes = applied_bytes;
+            }
+            if !self.purge().await || applied.changed().await.is_err() {
+                return;
+            }
+            tokio::time::sleep(PACE).await;
+        }
+    }
+
+    fn due_bytes(&self) -> u64 {
+        let last = self.snapshots.current().map_or(0, |snapshot| snapshot.bytes);
+        self.config.snapshot_log_bytes_min.max(last / 2)
+    }
+
+    /// Makes a snapshot and waits for it; `false` once the group has stopped.
+    async fn snapshot(&self) -> bool {
+        let mut metrics = self.raft.data_metrics();
+        let before = metrics.borrow_watched().snapshot;
+        if self.raft.trigger().snapshot().await.is_err() {
+            return false;
+        }
+        while metrics.borrow_and_update().snapshot <= before {
+            if metrics.changed().await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Purges what may be; `false` once the group has stopped.
+    async fn purge(&self) -> bool {
+        let (snapshot, purged, followers) = {
+            let metrics = self.raft.data_metrics();
+            let metrics = metrics.borrow_watched();
+            let Some(snapshot) = metrics.snapshot else { return true };
+            let followers: Vec<u64> = match &metrics.replication {
+                Some(replication) => replication.values().flatten().map(|matched| matched.index()).collect(),
+                None => Vec::new(),
+            };
+            (snapshot.index(), metrics.purged.map_or(0, |id| id.index()), followers)
+        };
+        let view = LogView {
+            snapshot,
+            purged,
+            applied_entries: self.shared.applied_entries(),
+            applied_bytes: self.shared.applied_bytes(),
+            live_bytes: (self.live_bytes)(),
+        };
+        let being_sent = self.snapshots.in_use().into_iter();
+        match purge_upto(view, &self.config, self.due_bytes(), followers.into_iter().chain(being_sent)) {
+            Some(upto) => self.raft.trigger().purge_log(upto).await.is_ok(),
+            None => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view() -> LogView {
+        LogView { snapshot: 1_000, purged: 100, applied_entries: 1_000, applied_bytes: 1_000_000, live_bytes: 900_000 }
+    }
+
+    fn config(kept: u64) -> RaftConfig {
+        RaftConfig { log_bytes_kept: kept, ..RaftConfig::default() }
+    }
+
+    /// Bytes to keep become entries to keep by their mean size.
+    #[test]
+    fn keeps_bytes_behind_the_snapshot() {
+        let none = std::iter::empty;
+        assert_eq!(purge_upto(view(), &config(50_000), 1 << 20, none()), Some(950));
+        assert_eq!(purge_upto(view(), &config(0), 1 << 20, none()), Some(1_000));
+        assert_eq!(purge_upto(view(), &config(900_000), 1 << 20, none()), None);
+    }
+
+    /// A follower in the log holds it; one below what is purged is past help; an outgrown log is held by none.
+    #[test]
+    fn followers_hold_the_log_within_bounds() {
+        let upto = |needed: u64, due| purge_upto(view(), &config(0), due, std::iter::once(needed));
+        assert_eq!(upto(700, 1 << 20), Some(700));
+        assert_eq!(upto(50, 1 << 20), Some(1_000));
+        assert_eq!(upto(100, 1 << 20), None);
+        assert_eq!(upto(700, 300_000), Some(1_000));
+    }
+}

@@ -1,0 +1,476 @@
+//! The real disk: every table is a small, short-lived sled database in a directory of its own.
+//!
+//! ```text
+//! <root>/lock            held locked while the directory is open
+//! <root>/mark            see [`super::mark`]
+//! <root>/cells/<name>    replaced by rename
+//! <root>/tables/<name>/  a sled database
+//! <root>/tables/removed.<name>/  on its way out; removed for good at the next start
+//! ```
+//!
+//! What sled 0.34.7 does and does not promise shapes this file:
+//! - Its flush is `sync_file_range`, which neither writes the file's size nor empties the drive's cache. So
+//!   [`Table::sync`] flushes and then syncs sled's file through a handle of our own.
+//! - A page larger than a quarter of a segment leaves the file for one under `blobs/`, which nobody syncs.
+//!   A page holds at most one tree's values, so a tree is closed to new values before it could outgrow that
+//!   quarter ([`TREE_BYTES_MAX`]), and the next one begins, named by its first number.
+//! - Values of one tree are rewritten together from the tenth on. Few large values to a tree, as above, keep
+//!   the disk's use near what was put.
+//! - At damage in the middle of its file it keeps what comes before and forgets the rest, without a word, or
+//!   panics. Panics become [`DiskError::Damaged`] here; forgotten values are the log's to notice.
+//! - A thread of its pool may hold the file, and so its lock, for a moment after the database was dropped.
+//!   Opening waits for that lock first.
+
+use super::mark::{SLOT_BYTES, SLOT_OFFSETS, put_slot, take_slot};
+use super::{Disk, DiskError, Table, VALUE_BYTES_MAX, lock};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use tokio::runtime::Handle;
+
+/// sled's segments: 2 MiB, so that pages up to 512 KiB stay in its file.
+const SEGMENT_BYTES: usize = 2 << 20;
+
+/// A tree takes no more values beyond this; with overheads it stays below a quarter of a segment.
+const TREE_BYTES_MAX: usize = 480 << 10;
+
+/// What a value takes in a page beyond its own bytes, counted generously.
+const VALUE_OVERHEAD: usize = 32;
+
+/// sled's page cache, for each open table.
+const CACHE_BYTES: u64 = 4 << 20;
+
+const REMOVED: &str = "removed.";
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct SledDisk {
+    root: Arc<Root>,
+    mark: Mutex<Mark>,
+    registry: Arc<Registry>,
+}
+
+/// The directory, locked. Open tables hold it too, so that the lock outlives them.
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct Mark {
+    file: Option<File>,
+    /// The slot that the next mark goes to: never the one that holds the greatest.
+    next_slot: usize,
+}
+
+/// The open tables. A name is here from before its database is opened until after it is closed, so that no
+/// database is ever opened twice.
+#[derive(Debug, Default)]
+struct Registry {
+    tables: Mutex<BTreeMap<String, Weak<SledTable>>>,
+    closed: Condvar,
+}
+
+impl SledDisk {
+    /// Opens the data directory, which is made where there is none.
+    ///
+    /// # Errors
+    /// [`DiskError::InUse`] where another process has it open, [`DiskError::Io`] where it cannot be used.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, DiskError> {
+        let path = path.as_ref();
+        for folder in [path.to_path_buf(), path.join("tables"), path.join("cells")] {
+            fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
+        }
+        let lock = open_file(&path.join("lock"))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => DiskError::InUse(path.display().to_string()),
+            TryLockError::Error(error) => failed("lock", path)(error),
+        })?;
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync_folder(parent)?;
+        }
+        sync_folder(path)?;
+        let root = Arc::new(Root { path: path.to_path_buf(), _lock: lock });
+        let disk = Self {
+            root,
+            mark: Mutex::new(Mark { file: None, next_slot: 0 }),
+            registry: Arc::default(),
+        };
+        disk.finish_removals()?;
+        Ok(disk)
+    }
+
+    fn folder(&self, table: &str) -> PathBuf {
+        self.root.path.join("tables").join(table)
+    }
+
+    fn finish_removals(&self) -> Result<(), DiskError> {
+        for name in self.entries()?.iter().filter(|name| name.starts_with(REMOVED)) {
+            let folder = self.folder(name);
+            fs::remove_dir_all(&folder).map_err(failed("remove", &folder))?;
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> Result<Vec<String>, DiskError> {
+        let folder = self.root.path.join("tables");
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(failed("list", &folder))? {
+            let entry = entry.map_err(failed("list", &folder))?;
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The table behind a name that exists on disk, shared with those who have it open.
+    fn shared(&self, table: &str, new: bool) -> Result<Arc<dyn Table>, DiskError> {
+        let mut tables = lock(&self.registry.tables);
+        while let Some(known) = tables.get(table) {
+            if let Some(open) = known.upgrade() {
+                return Ok(open);
+            }
+            // Its last handle is being dropped at this moment: wait until the database is closed.
+            tables = self.registry.closed.wait(tables).unwrap_or_else(PoisonError::into_inner);
+        }
+        let opened = SledTable::open(self, table, new)?;
+        tables.insert(table.to_owned(), Arc::downgrade(&opened));
+        Ok(opened)
+    }
+
+    fn with_mark<T>(&self, work: impl FnOnce(&File, &mut usize) -> std::io::Result<T>) -> Result<T, DiskError> {
+        let path = self.root.path.join("mark");
+        let mut mark = lock(&self.mark);
+        let Mark { file, next_slot } = &mut *mark;
+        let file = match file {
+            Some(file) => file,
+            None => file.insert(open_file(&path)?),
+        };
+        work(file, next_slot).map_err(failed("write", &path))
+    }
+}
+
+impl Disk for SledDisk {
+    fn create(&self, table: &str) -> Result<Arc<dyn Table>, DiskError> {
+        let folder = self.folder(table);
+        fs::create_dir(&folder).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => DiskError::Exists(table.to_owned()),
+            _ => failed("create", &folder)(error),
+        })?;
+        self.shared(table, true)
+    }
+
+    fn open(&self, table: &str) -> Result<Arc<dyn Table>, DiskError> {
+        if !self.folder(table).is_dir() {
+            return Err(DiskError::Missing(table.to_owned()));
+        }
+        self.shared(table, false)
+    }
+
+    fn remove(&self, table: &str) -> Result<(), DiskError> {
+        let (folder, removed) = (self.folder(table), self.folder(&format!("{REMOVED}{table}")));
+        // Renamed first: a crash half-way must not leave what looks like an empty table.
+        match fs::rename(&folder, &removed) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed("remove", &folder)(error)),
+        }
+        sync_folder(&self.root.path.join("tables"))?;
+        fs::remove_dir_all(&removed).map_err(failed("remove", &removed))
+    }
+
+    fn tables(&self) -> Result<Vec<String>, DiskError> {
+        let mut names = self.entries()?;
+        names.retain(|name| !name.starts_with(REMOVED));
+        Ok(names)
+    }
+
+    fn read_cell(&self, name: &str) -> Result<Option<Bytes>, DiskError> {
+        let path = self.root.path.join("cells").join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path)(error)),
+        }
+    }
+
+    fn write_cell(&self, name: &str, value: &[u8]) -> Result<(), DiskError> {
+        let folder = self.root.path.join("cells");
+        let (path, next) = (folder.join(name), folder.join(format!("{name}.next")));
+        let write = || {
+            let file = File::create(&next)?;
+            file.write_all_at(value, 0)?;
+            file.sync_all()?;
+            fs::rename(&next, &path)
+        };
+        write().map_err(failed("write", &path))?;
+        sync_folder(&folder)
+    }
+
+    fn read_mark(&self) -> Result<Option<u64>, DiskError> {
+        let path = self.root.path.join("mark");
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("read", &path)(error)),
+        };
+        let slot = |offset: u64| {
+            let from = usize::try_from(offset).ok()?;
+            take_slot(bytes.get(from..from + SLOT_BYTES)?)
+        };
+        let [first, second] = SLOT_OFFSETS.map(slot);
+        let greatest = first.max(second);
+        self.with_mark(|_, next_slot| {
+            *next_slot = usize::from(first >= second);
+            Ok(())
+        })?;
+        match greatest {
+            // Nothing whole, but nothing else either: its creation was cut short.
+            None if bytes.iter().all(|&byte| byte == 0) => Ok(None),
+            None => Err(DiskError::damaged(path.display().to_string(), "neither copy is whole")),
+            Some(mark) => Ok(Some(mark)),
+        }
+    }
+
+    fn write_mark(&self, mark: u64) -> Result<(), DiskError> {
+        self.with_mark(|file, next_slot| {
+            file.write_all_at(&put_slot(mark), SLOT_OFFSETS[*next_slot])?;
+            *next_slot = 1 - *next_slot;
+            Ok(())
+        })
+    }
+
+    fn sync_mark(&self) -> Result<(), DiskError> {
+        self.with_mark(|file, _| file.sync_data())?;
+        sync_folder(&self.root.path)
+    }
+
+    fn bytes(&self) -> Result<u64, DiskError> {
+        folder_bytes(&self.root.path)
+    }
+
+    fn drive(&self, name: &str, task: BoxFuture<'static, ()>) -> Result<(), DiskError> {
+        let runtime = Handle::current();
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || runtime.block_on(task))
+            .map(|_| ())
+            .map_err(DiskError::io(format!("start thread {name}")))
+    }
+
+    fn offload(&self, work: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let runtime = Handle::current();
+            if let Err(error) = tokio::task::spawn_blocking(move || runtime.block_on(work)).await {
+                tracing::error!(%error, "disk work was lost");
+            }
+        })
+    }
+}
+
+/// A table: one sled database.
+struct SledTable {
+    name: String,
+    /// Taken out only when this is dropped.
+    database: Option<::sled::Db>,
+    /// sled's file again, for syncing it.
+    file: File,
+    /// The tree that takes the next value, and the bytes in it. New trees only ever follow it.
+    last_tree: Mutex<Option<(u64, usize)>>,
+    registry: Arc<Registry>,
+    _root: Arc<Root>,
+}
+
+impl SledTable {
+    fn open(disk: &SledDisk, name: &str, new: bool) -> Result<Arc<Self>, DiskError> {
+        let folder = disk.folder(name);
+        let path = folder.join("db");
+        if !new && path.exists() {
+            // Wait for a straggler's lock; and make durable what an earlier process may have left in the
+            // system's cache, before sled writes notes that rely on it.
+            let file = open_file(&path)?;
+            file.lock().map_err(failed("lock", &path))?;
+            file.sync_data().map_err(failed("sync", &path))?;
+            file.unlock().map_err(failed("unlock", &path))?;
+        }
+        let config = ::sled::Config::new()
+            .path(&folder)
+            .segment_size(SEGMENT_BYTES)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None);
+        let database = guarded(name, || config.open())?;
+        let file = open_file(&path)?;
+        if new {
+            guarded(name, || database.flush())?;
+            file.sync_all().map_err(failed("sync", &path))?;
+            let conf = open_file(&folder.join("conf"))?;
+            conf.sync_all().map_err(failed("sync", &folder))?;
+            sync_folder(&folder)?;
+            sync_folder(&disk.root.path.join("tables"))?;
+        }
+        let table = Self {
+            name: name.to_owned(),
+            database: Some(database),
+            file,
+            last_tree: Mutex::new(None),
+            registry: Arc::clone(&disk.registry),
+            _root: Arc::clone(&disk.root),
+        };
+        let last = table.trees().last().copied();
+        // How full an old tree is was not kept: it takes no more values beyond replacements.
+        *lock(&table.last_tree) = last.map(|tree| (tree, TREE_BYTES_MAX));
+        Ok(Arc::new(table))
+    }
+
+    fn database(&self) -> &::sled::Db {
+        self.database.as_ref().expect("the database is taken out only when the table is dropped")
+    }
+
+    /// The trees' names: the first number of each, in order.
+    fn trees(&self) -> Vec<u64> {
+        let names = self.database().tree_names();
+        let mut trees: Vec<u64> =
+            names.iter().filter_map(|name| <[u8; 8]>::try_from(&name[..]).ok()).map(u64::from_be_bytes).collect();
+        trees.sort_unstable();
+        trees
+    }
+
+    /// The tree that `key` belongs to, where there is one.
+    fn tree_of(&self, key: u64) -> Option<u64> {
+        self.trees().into_iter().rev().find(|&first| first <= key)
+    }
+
+    /// The tree that a new value goes to; counts the value.
+    fn tree_for(&self, key: u64, length: usize) -> u64 {
+        let mut last = lock(&self.last_tree);
+        let bytes = length + VALUE_OVERHEAD;
+        match &mut *last {
+            Some((tree, taken)) if key >= *tree && *taken + bytes <= TREE_BYTES_MAX => {
+                *taken += bytes;
+                *tree
+            }
+            Some((tree, _)) if key < *tree => self.tree_of(key).unwrap_or(key),
+            _ => {
+                *last = Some((key, bytes));
+                key
+            }
+        }
+    }
+}
+
+impl Table for SledTable {
+    fn put(&self, key: u64, value: &[u8]) -> Result<(), DiskError> {
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(DiskError::TooLarge(value.len()));
+        }
+        let tree = self.tree_for(key, value.len());
+        guarded(&self.name, || {
+            let tree = self.database().open_tree(tree.to_be_bytes())?;
+            tree.insert(key.to_be_bytes(), value).map(|_| ())
+        })
+    }
+
+    fn get(&self, key: u64) -> Result<Option<Bytes>, DiskError> {
+        let Some(tree) = self.tree_of(key) else { return Ok(None) };
+        guarded(&self.name, || {
+            let value = self.database().open_tree(tree.to_be_bytes())?.get(key.to_be_bytes())?;
+            Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+        })
+    }
+
+    fn scan(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, DiskError> {
+        let trees = self.trees();
+        let start = trees.partition_point(|&first| first <= from).saturating_sub(1);
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        guarded(&self.name, || {
+            for tree in &trees[start..] {
+                for item in self.database().open_tree(tree.to_be_bytes())?.range(from.to_be_bytes()..) {
+                    let (key, value) = item?;
+                    let Ok(key) = <[u8; 8]>::try_from(&key[..]) else { continue };
+                    bytes += value.len();
+                    found.push((u64::from_be_bytes(key), Bytes::copy_from_slice(&value)));
+                    if bytes >= bytes_max {
+                        return Ok(());
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn sync(&self) -> BoxFuture<'_, Result<(), DiskError>> {
+        Box::pin(async move {
+            guarded(&self.name, || self.database().flush())?;
+            self.file.sync_data().map_err(DiskError::io(format!("sync table {}", self.name)))
+        })
+    }
+}
+
+impl Drop for SledTable {
+    fn drop(&mut self) {
+        let database = self.database.take();
+        // sled syncs while it closes, and panics where that fails.
+        if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+            tracing::error!(table = self.name, "closing the table failed");
+        }
+        lock(&self.registry.tables).remove(&self.name);
+        self.registry.closed.notify_all();
+    }
+}
+
+impl fmt::Debug for SledTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SledTable").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Calls into sled, whose panics at damage become errors.
+fn guarded<T>(table: &str, work: impl FnOnce() -> ::sled::Result<T>) -> Result<T, DiskError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(::sled::Error::Io(error))) => Err(DiskError::io(format!("table {table}"))(error)),
+        Ok(Err(error)) => Err(DiskError::damaged(format!("table {table}"), error.to_string())),
+        Err(_) => Err(DiskError::damaged(format!("table {table}"), "sled panicked")),
+    }
+}
+
+fn failed(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> DiskError {
+    DiskError::io(format!("{what} {}", path.display()))
+}
+
+fn open_file(path: &Path) -> Result<File, DiskError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).open(path).map_err(failed("open", path))
+}
+
+fn sync_folder(path: &Path) -> Result<(), DiskError> {
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(failed("sync", path))
+}
+
+fn folder_bytes(path: &Path) -> Result<u64, DiskError> {
+    let mut bytes = 0;
+    // What is removed meanwhile counts as nothing.
+    let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    let entries = match fs::read_dir(path) {
+        Err(error) if gone(&error) => return Ok(0),
+        entries => entries.map_err(failed("list", path))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed("list", path))?;
+        let metadata = match entry.metadata() {
+            Err(error) if gone(&error) => continue,
+            metadata => metadata.map_err(failed("measure", path))?,
+        };
+        bytes += if metadata.is_dir() { folder_bytes(&entry.path())? } else { metadata.blocks() * 512 };
+    }
+    Ok(bytes)
+}

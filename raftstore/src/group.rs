@@ -1,0 +1,372 @@
+//! One Raft group as the rest of flotilla sees it: propose, read, look, change members, hand over.
+
+use crate::error::{Fatal, MemberError, ProposeError, ReadError};
+use crate::machine::Machine;
+use crate::proposer::Proposer;
+use crate::read_index::ReadIndexer;
+use crate::replica::{Shared, StateMachine};
+use crate::snapshot::SnapshotStore;
+use crate::staleness::Staleness;
+use crate::status::{GroupStatus, Role};
+use crate::transport::Transport;
+use crate::types::{Address, TypeConfig};
+use bytes::{BufMut, Bytes, BytesMut};
+use openraft::{Instant, ServerState};
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, InitializeError, RaftError};
+use proto::{GroupId, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The service number, on the transport's request lane, by which followers ask for a read index; the others
+/// are free for the host's user.
+pub(crate) const READ_INDEX_SERVICE: u8 = 0;
+
+/// The whole of a group's replica on this node, shared by its handles.
+pub(crate) struct Inner<M: Machine> {
+    pub(crate) id: GroupId,
+    pub(crate) node: NodeId,
+    pub(crate) raft: openraft::Raft<TypeConfig, StateMachine<M>>,
+    pub(crate) shared: Arc<Shared<M>>,
+    pub(crate) snapshots: SnapshotStore,
+    pub(crate) log_bytes: Box<dyn Fn() -> u64 + Send + Sync>,
+    pub(crate) staleness: Arc<Staleness>,
+    pub(crate) proposer: Proposer,
+    pub(crate) reads: ReadIndexer,
+    pub(crate) transport: Arc<Transport>,
+}
+
+/// A handle to a group's replica on this node; cheap to clone.
+pub struct Group<M: Machine> {
+    pub(crate) inner: Arc<Inner<M>>,
+}
+
+impl<M: Machine> Clone for Group<M> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+impl<M: Machine> Group<M> {
+    /// The group's id.
+    pub fn id(&self) -> GroupId {
+        self.inner.id
+    }
+
+    /// Who leads, as far as this replica knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        let metrics = self.inner.raft.server_metrics();
+        metrics.borrow_watched().current_leader.map(NodeId)
+    }
+
+    /// Where a member is reached.
+    pub fn address_of(&self, node: NodeId) -> Option<Address> {
+        let metrics = self.inner.raft.server_metrics();
+        metrics.borrow_watched().membership_config.membership().get_node(&node.0).cloned()
+    }
+
+    /// Gives the group its first members, where it has none. Every member may do so, with the same members.
+    ///
+    /// # Errors
+    /// [`Fatal`] where the group cannot go on. A group that has members already is left as it is.
+    pub async fn bootstrap(&self, members: &BTreeMap<NodeId, Address>) -> Result<(), Fatal> {
+        let members: BTreeMap<u64, Address> = members.iter().map(|(id, address)| (id.0, address.clone())).collect();
+        match self.inner.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::APIError(InitializeError::NotInMembers(refused))) => {
+                Err(self.fatal(&format!("this node is not among the members: {refused}")))
+            }
+            Err(RaftError::Fatal(fatal)) => Err(self.fatal(&fatal.to_string())),
+        }
+    }
+
+    /// Whether this replica has a log or a snapshot, and with it members.
+    ///
+    /// # Errors
+    /// [`Fatal`] where the group has stopped.
+    pub async fn is_initialized(&self) -> Result<bool, Fatal> {
+        self.inner.raft.is_initialized().await.map_err(|fatal| self.fatal(&fatal.to_string()))
+    }
+
+    fn fatal(&self, why: &str) -> Fatal {
+        Fatal::Group { group: self.inner.id, why: why.to_owned() }
+    }
+
+    /// Proposes a command and waits for the machine's answer, as long as that takes: a caller in a hurry drops
+    /// the future, and the outcome is then unknown.
+    ///
+    /// # Errors
+    /// [`ProposeError`] says whether the command may have taken effect.
+    pub async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError> {
+        self.inner.proposer.propose(command).await
+    }
+
+    /// Reads the machine so that every write acknowledged before this call is seen (ReadIndex). Only the
+    /// leader can.
+    ///
+    /// # Errors
+    /// [`ReadError`]; nothing was read.
+    pub async fn read<T>(&self, read: impl FnOnce(&M) -> T) -> Result<T, ReadError> {
+        let index = self.inner.reads.read_index().await?;
+        self.read_at(index, read).await
+    }
+
+    /// As [`read`](Self::read), on any replica: the leader is asked for the index.
+    ///
+    /// # Errors
+    /// [`ReadError`]; nothing was read.
+    pub async fn read_following<T>(
+        &self,
+        deadline: Duration,
+        read: impl FnOnce(&M) -> T,
+    ) -> Result<T, ReadError> {
+        let index = match self.inner.reads.read_index().await {
+            Err(ReadError::NotLeader { leader: Some(leader), .. }) if leader != self.inner.node => {
+                self.ask_read_index(leader, deadline).await?
+            }
+            own => own?,
+        };
+        self.read_at(index, read).await
+    }
+
+    /// Reads the machine as it stands, however old that is; see [`GroupStatus::lag`].
+    pub fn read_stale<T>(&self, read: impl FnOnce(&M) -> T) -> T {
+        self.inner.shared.read(read)
+    }
+
+    /// How far the machine is behind; see [`GroupStatus::lag`].
+    pub fn lag(&self) -> Option<Duration> {
+        let server = self.inner.raft.server_metrics();
+        if server.borrow_watched().state == ServerState::Leader {
+            let data = self.inner.raft.data_metrics();
+            return data.borrow_watched().last_quorum_acked.as_ref().map(|at| at.elapsed());
+        }
+        self.inner.staleness.lag(*self.inner.shared.applied().borrow())
+    }
+
+    async fn read_at<T>(&self, index: u64, read: impl FnOnce(&M) -> T) -> Result<T, ReadError> {
+        let mut applied = self.inner.shared.applied();
+        let reached = applied.wait_for(|&applied| applied >= index).await;
+        reached.map_err(|_| ReadError::Stopped(self.inner.id))?;
+        Ok(self.inner.shared.read(read))
+    }
+
+    async fn ask_read_index(&self, leader: NodeId, deadline: Duration) -> Result<u64, ReadError> {
+        let group = self.inner.id;
+        let unknown = ReadError::NotLeader { group, leader: None };
+        let address = self.address_of(leader).ok_or(unknown)?;
+        let mut body = BytesMut::with_capacity(8);
+        body.put_u64_le(group.0);
+        let call = self.inner.transport.call(leader, &address.peer, READ_INDEX_SERVICE, body.freeze(), deadline);
+        let answer = call.await.map_err(|error| {
+            tracing::debug!(%group, %leader, %error, "read index was not answered");
+            ReadError::NoQuorum(group)
+        })?;
+        decode_read_index(group, &answer)
+    }
+
+    /// The index for a reader elsewhere, encoded.
+    pub(crate) async fn serve_read_index(&self) -> Bytes {
+        encode_read_index(self.inner.reads.read_index().await)
+    }
+
+    /// The replica at a glance.
+    pub fn status(&self) -> GroupStatus {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let role = match (&metrics.running_state, metrics.state) {
+            (Err(_), _) | (_, ServerState::Shutdown) => Role::Stopped,
+            (_, ServerState::Leader) => Role::Leader,
+            (_, ServerState::Candidate) => Role::Candidate,
+            (_, ServerState::Follower) => Role::Follower,
+            (_, ServerState::Learner) => Role::Learner,
+        };
+        let matched = metrics.replication.iter().flatten();
+        GroupStatus {
+            group: self.inner.id,
+            node: self.inner.node,
+            role,
+            term: metrics.current_term,
+            leader: metrics.current_leader.map(NodeId),
+            voters: membership.voter_ids().map(NodeId).collect(),
+            members: membership.nodes().map(|(&id, address)| (NodeId(id), address.clone())).collect(),
+            last_index: metrics.last_log_index,
+            committed_index: metrics.cluster_committed.map(|id| id.index()),
+            applied_index: metrics.last_applied.map(|id| id.index()),
+            snapshot_index: metrics.snapshot.map(|id| id.index()),
+            snapshot_bytes: self.inner.snapshots.current().map_or(0, |snapshot| snapshot.bytes),
+            purged_index: metrics.purged.map(|id| id.index()),
+            log_bytes: (self.inner.log_bytes)(),
+            matched: matched
+                .filter(|(id, _)| **id != self.inner.node.0)
+                .map(|(&id, matched)| (NodeId(id), matched.map(|id| id.index())))
+                .collect(),
+            lag: self.lag(),
+            recovered: metrics.cluster_committed.map(|id| id.index()) >= metrics.last_log_index
+                && metrics.last_applied >= metrics.cluster_committed,
+        }
+    }
+
+    /// Waits until this replica's machine holds all that it may have shown before a restart: until then a
+    /// stale read could go back in time.
+    ///
+    /// # Errors
+    /// [`ReadError::NoQuorum`] where that takes longer than `deadline`, [`ReadError::Stopped`] with the group.
+    pub async fn wait_for_recovery(&self, deadline: Duration) -> Result<(), ReadError> {
+        match self.inner.raft.wait_for_recovery(Some(deadline)).await {
+            Ok(_) => Ok(()),
+            Err(openraft::metrics::WaitError::Timeout(..)) => Err(ReadError::NoQuorum(self.inner.id)),
+            Err(openraft::metrics::WaitError::ShuttingDown) => Err(ReadError::Stopped(self.inner.id)),
+        }
+    }
+
+    /// Waits until a leader is known and returns it.
+    ///
+    /// # Errors
+    /// [`ReadError::NoQuorum`] where there is none within `deadline`.
+    pub async fn wait_for_leader(&self, deadline: Duration) -> Result<NodeId, ReadError> {
+        let mut metrics = self.inner.raft.server_metrics();
+        let known = async {
+            loop {
+                if let Some(leader) = metrics.borrow_and_update().current_leader {
+                    return Ok(NodeId(leader));
+                }
+                if metrics.changed().await.is_err() {
+                    return Err(ReadError::Stopped(self.inner.id));
+                }
+            }
+        };
+        tokio::time::timeout(deadline, known).await.unwrap_or(Err(ReadError::NoQuorum(self.inner.id)))
+    }
+
+    /// Adds a member without a vote, or gives a member another address; it begins to catch up at once.
+    ///
+    /// # Errors
+    /// [`MemberError`].
+    pub async fn add_learner(&self, node: NodeId, address: Address) -> Result<(), MemberError> {
+        let added = self.inner.raft.add_learner(node.0, address, false).await;
+        added.map(|_| ()).map_err(|error| self.member_error(error))
+    }
+
+    /// Makes `voters` the members with a vote, through a joint configuration; the others are removed.
+    ///
+    /// # Errors
+    /// [`MemberError`].
+    pub async fn change_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), MemberError> {
+        let voters: BTreeSet<u64> = voters.iter().map(|node| node.0).collect();
+        let changed = self.inner.raft.change_membership(voters, false).await;
+        changed.map(|_| ()).map_err(|error| self.member_error(error))
+    }
+
+    fn member_error(&self, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> MemberError {
+        let group = self.inner.id;
+        match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+                MemberError::NotLeader { group, leader: crate::proposer::leader_of(&forward) }
+            }
+            RaftError::APIError(
+                refused @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
+            ) => MemberError::Refused { group, why: refused.to_string() },
+            lost => MemberError::Unknown { group, why: lost.to_string() },
+        }
+    }
+
+    /// Hands leadership to the voter that holds most of the log, or to `to`; returns once another leads.
+    /// Does nothing where this replica does not lead.
+    ///
+    /// # Errors
+    /// [`MemberError`] where there is nobody to hand it to, or nobody took it within `deadline`.
+    pub async fn hand_over(&self, to: Option<NodeId>, deadline: Duration) -> Result<(), MemberError> {
+        let status = self.status();
+        if status.role != Role::Leader {
+            return Ok(());
+        }
+        let refuse = |why: &str| MemberError::Refused { group: self.inner.id, why: why.to_owned() };
+        let others = status.voters.iter().filter(|&&voter| voter != self.inner.node);
+        let fullest = others.max_by_key(|voter| status.matched.get(voter).copied().flatten());
+        let to = to.or(fullest.copied()).ok_or_else(|| refuse("there is no other voter"))?;
+        let stopped = |error: String| MemberError::Unknown { group: self.inner.id, why: error };
+        self.inner.raft.trigger().transfer_leader(to.0).await.map_err(|fatal| stopped(fatal.to_string()))?;
+        let mut metrics = self.inner.raft.server_metrics();
+        let handed = async {
+            while metrics.borrow_and_update().current_leader == Some(self.inner.node.0) {
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(deadline, handed).await.map_err(|_| refuse("nobody took leadership in time"))
+    }
+
+    /// Stops the replica. Proposals under way end with an unknown outcome.
+    pub(crate) async fn shutdown(&self) {
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::warn!(group = %self.inner.id, %error, "group did not stop cleanly");
+        }
+    }
+
+    /// Resolves once the replica has stopped: with the reason where it stopped by itself.
+    pub(crate) async fn failed(&self) -> Option<String> {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            match &metrics.borrow_and_update().running_state {
+                Ok(()) => {}
+                Err(openraft::errors::Fatal::Stopped) => return None,
+                Err(fatal) => return Some(fatal.to_string()),
+            }
+            if metrics.changed().await.is_err() {
+                return None;
+            }
+        }
+    }
+}
+
+const INDEX: u8 = 0;
+const NOT_LEADER: u8 = 1;
+const UNCONFIRMED: u8 = 2;
+
+fn encode_read_index(index: Result<u64, ReadError>) -> Bytes {
+    let (kind, value) = match index {
+        Ok(index) => (INDEX, index),
+        Err(ReadError::NotLeader { leader, .. }) => (NOT_LEADER, leader.map_or(0, |leader| leader.0)),
+        Err(ReadError::NoQuorum(_) | ReadError::Overloaded(_) | ReadError::Stopped(_)) => (UNCONFIRMED, 0),
+    };
+    let mut bytes = BytesMut::with_capacity(9);
+    bytes.put_u8(kind);
+    bytes.put_u64_le(value);
+    bytes.freeze()
+}
+
+fn decode_read_index(group: GroupId, mut bytes: &[u8]) -> Result<u64, ReadError> {
+    use bytes::Buf;
+    match (bytes.try_get_u8(), bytes.try_get_u64_le()) {
+        (Ok(INDEX), Ok(index)) => Ok(index),
+        (Ok(NOT_LEADER), Ok(leader)) => {
+            Err(ReadError::NotLeader { group, leader: (leader > 0).then_some(NodeId(leader)) })
+        }
+        _ => Err(ReadError::NoQuorum(group)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A read index crosses the wire as it is, and stray bytes never pass for one.
+    #[test]
+    fn read_index_round_trip() {
+        let group = GroupId(3);
+        for answer in [
+            Ok(7),
+            Err(ReadError::NoQuorum(group)),
+            Err(ReadError::NotLeader { group, leader: Some(NodeId(2)) }),
+            Err(ReadError::NotLeader { group, leader: None }),
+        ] {
+            assert_eq!(decode_read_index(group, &encode_read_index(answer.clone())), answer);
+        }
+        assert_eq!(&encode_read_index(Ok(258))[..], [0, 2, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(decode_read_index(group, b"\0\x01"), Err(ReadError::NoQuorum(group)));
+    }
+}

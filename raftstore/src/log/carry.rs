@@ -1,0 +1,48 @@
+//! Empties an old segment, so that it can be removed: what is still needed in it is written again, into the
+//! current one.
+//!
+//! This only reads, and queues what it read as carry operations. The log writer, the only one to know the log
+//! as it stands, leaves out what was purged, truncated or moved meanwhile. On disk a carry means "these entries
+//! stand here as well", so a crash between the carry and the removal leaves two copies of the same entries, and
+//! recovery takes the later one.
+
+use super::index::Run;
+use super::queue::{Done, Item};
+use super::record::Operation;
+use super::segment::{RecordReader, segment_name};
+use super::state::Group;
+use crate::storage::{Shared, StorageError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Queues everything in `segment` that is still needed; clears `carrying` at the end. Blocks.
+pub(crate) async fn carry(shared: Arc<Shared>, segment: u64, carrying: Arc<AtomicBool>) {
+    match carry_runs(&shared, segment).await {
+        // Closing: the segment is emptied another time.
+        Ok(()) | Err(StorageError::Closed) => {}
+        Err(error) => shared.fail(error),
+    }
+    carrying.store(false, Ordering::Release);
+    // The writer looks again whether there is more to do.
+    shared.queue.nudge();
+}
+
+async fn carry_runs(shared: &Arc<Shared>, segment: u64) -> Result<(), StorageError> {
+    let mut runs: Vec<(Arc<Group>, Run)> = Vec::new();
+    for group in shared.all_groups() {
+        let state = group.state();
+        runs.extend(state.durable.index.in_segment(segment).map(|run| (Arc::clone(&group), run)));
+    }
+    // In the order in which they stand on disk.
+    runs.sort_by_key(|(group, run)| (run.sequence, group.id, run.first));
+    let mut reader = RecordReader::new(shared.disk.open(&segment_name(segment))?);
+    for (group, run) in runs {
+        if group.state().durable.index.standing(&run).is_empty() {
+            continue;
+        }
+        let entries = reader.entries(group.id, &run).map_err(|error| error.at(segment))?;
+        let item = Item::new(&group, Operation::Carry(entries), Done::Nobody);
+        shared.submit(Item { origin: Some(run), ..item }).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,292 @@
+//! The log writer: one for a node, the only one that writes the log.
+//!
+//! It takes everything that waits, puts it into one record, syncs once, and then tells everyone. Between two
+//! records it keeps house: it levels the tails in memory, removes segments that hold nothing any more, has old
+//! ones emptied (see [`super::carry`]) and removes old snapshots' tables. Its first error is its last act.
+//!
+//! Crash points. A record counts once it is whole, so a crash before or during its sync leaves it or leaves it
+//! not; nobody was told. The mark is written after the sync, so it never names a record that is not durable. A
+//! segment is removed after the record that made it superfluous (a purge, a carry, and in any case the
+//! checkpoint that begins a later segment) was synced; a crash in between leaves a segment too many, which
+//! recovery reads like any other. Segments go oldest first, so what remains has no gap.
+
+use super::carry::carry;
+use super::queue::{Done, Item};
+use super::record::{Checkpoint, Operation, RecordWriter};
+use super::recovery::{LogEnd, Segment};
+use super::segment::segment_name;
+use super::state::Group;
+use super::tail::level_tails;
+use crate::disk::{DiskError, Table};
+use crate::snapshot::Snapshot;
+use crate::storage::{Shared, StorageError, count};
+use crate::types::LogId;
+use proto::GroupId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// While records are written, the mark is synced this often.
+const MARK_SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// See the [module](self).
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    log: LogEnd,
+    /// The table of the last segment, once this writer has begun it. A segment of an earlier start is never
+    /// written again.
+    active: Option<Arc<dyn Table>>,
+    /// Bytes of entries written since the tails were last levelled.
+    fresh: usize,
+    mark_synced: Instant,
+    /// Whether an old segment is being emptied.
+    carrying: Arc<AtomicBool>,
+}
+
+/// Says, however the writer ends, that it has.
+struct End {
+    shared: Arc<Shared>,
+    orderly: bool,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if !self.orderly {
+            self.shared.fail(DiskError::Gone("the log writer was lost").into());
+        }
+        self.shared.shelf.clear();
+        self.shared.end();
+    }
+}
+
+impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>, log: LogEnd) -> Self {
+        let carrying = Arc::new(AtomicBool::new(false));
+        let writer = Self { shared, log, active: None, fresh: 0, mark_synced: Instant::now(), carrying };
+        writer.gauge();
+        writer
+    }
+
+    /// Works until the queue is closed and empty, or until the first error.
+    pub(crate) async fn run(self) {
+        let mut end = End { shared: Arc::clone(&self.shared), orderly: false };
+        let outcome = self.work().await;
+        end.orderly = true;
+        if let Err(error) = outcome {
+            end.shared.fail(error);
+        }
+    }
+
+    async fn work(mut self) -> Result<(), StorageError> {
+        while let Some(batch) = self.shared.queue.take(self.shared.config.record_bytes_max).await {
+            self.shared.alive()?;
+            self.write(batch).await?;
+            self.keep_house()?;
+        }
+        // What goes wrong with the mark alone harms nothing that was acknowledged, but says that the disk is ill.
+        if self.active.is_some() {
+            self.shared.disk.sync_mark()?;
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, batch: Vec<Item>) -> Result<(), StorageError> {
+        let (items, overtaken) = self.admit(batch);
+        let written = if items.is_empty() { Ok(()) } else { self.write_record(&items).await };
+        match &written {
+            Ok(()) => self.take_effect(items),
+            Err(error) => {
+                // First the door, then the bad news: nobody who hears it may find the storage still open.
+                self.shared.fail(error.clone());
+                items.into_iter().for_each(|item| item.done.tell(Err(error.clone())));
+            }
+        }
+        overtaken.into_iter().for_each(|done| done.tell(written.clone()));
+        written
+    }
+
+    /// What of a batch is still to be written, carries first: they speak of the log as it stands before the
+    /// batch. Also returns whom to tell of snapshots that were overtaken by newer ones.
+    fn admit(&self, batch: Vec<Item>) -> (Vec<Item>, Vec<Done>) {
+        let mut newest: BTreeMap<GroupId, Option<LogId>> = BTreeMap::new();
+        let (mut carries, mut others, mut overtaken) = (Vec::new(), Vec::new(), Vec::new());
+        for mut item in batch {
+            match &mut item.operation {
+                Operation::Carry(_) => carries.extend(still_standing(item)),
+                Operation::Snapshot(manifest) => {
+                    let current = || current_snapshot(&item.group);
+                    let newest = newest.entry(item.group.id).or_insert_with(current);
+                    if manifest.meta.last_log_id < *newest {
+                        overtaken.push(item.done);
+                    } else {
+                        *newest = manifest.meta.last_log_id;
+                        others.push(item);
+                    }
+                }
+                _ => others.push(item),
+            }
+        }
+        carries.append(&mut others);
+        (carries, overtaken)
+    }
+
+    async fn write_record(&mut self, items: &[Item]) -> Result<(), StorageError> {
+        let mut record = RecordWriter::default();
+        let table = self.table(&mut record)?;
+        items.iter().for_each(|item| record.push(item.group.id, &item.operation));
+        let sequence = self.log.sequence + 1;
+        let mut bytes = 0;
+        for (key, part) in record.parts(sequence) {
+            table.put(key, &part)?;
+            bytes += part.len() as u64;
+        }
+        let started = Instant::now();
+        table.sync().await?;
+        let counters = &self.shared.counters;
+        counters.synced(started.elapsed());
+        count(&counters.records, 1);
+        count(&counters.bytes_written, bytes);
+        self.log.sequence = sequence;
+        if let Some(segment) = self.log.segments.back_mut() {
+            segment.bytes += bytes;
+        }
+        self.shared.disk.write_mark(sequence)?;
+        Ok(())
+    }
+
+    /// The table to write to. Where it is new, its first operations are put into the record.
+    fn table(&mut self, record: &mut RecordWriter) -> Result<Arc<dyn Table>, StorageError> {
+        let last = self.log.segments.back().copied().unwrap_or(Segment { number: 0, bytes: 0 });
+        if let Some(table) = &self.active
+            && last.bytes < self.shared.config.segment_bytes
+        {
+            return Ok(Arc::clone(table));
+        }
+        let number = last.number + 1;
+        if self.active.take().is_some() {
+            self.sync_mark()?;
+        }
+        let table = self.shared.disk.create(&segment_name(number))?;
+        self.log.segments.push_back(Segment { number, bytes: 0 });
+        self.active = Some(Arc::clone(&table));
+        record.push(GroupId(0), &Operation::Begin(number));
+        for group in self.shared.all_groups() {
+            let checkpoint = group.state().durable.checkpoint.clone();
+            if checkpoint != Checkpoint::default() {
+                record.push(group.id, &Operation::Checkpoint(checkpoint));
+            }
+        }
+        Ok(table)
+    }
+
+    /// The record is durable: notes what it changed, then tells who waits.
+    fn take_effect(&mut self, items: Vec<Item>) {
+        let segment = self.log.segments.back().map_or(0, |segment| segment.number);
+        let sequence = self.log.sequence;
+        let counters = &self.shared.counters;
+        for item in items {
+            let Item { group, operation, truncations, bytes, done, snapshot, .. } = item;
+            let mut state = group.state();
+            state.durable.apply(&operation, segment, sequence, &mut self.log.ledger);
+            match operation {
+                Operation::Append(entries) => {
+                    self.fresh += bytes;
+                    count(&counters.entries, entries.len() as u64);
+                    let last = entries.last().filter(|_| state.view.truncations == truncations);
+                    if let Some(last) = last {
+                        state.view.tail.set_durable(last.log_id.index() + 1);
+                    }
+                }
+                Operation::Carry(_) => count(&counters.bytes_carried, bytes as u64),
+                Operation::Vote(vote) => state.view.vote = Some(vote),
+                Operation::Snapshot(_) => {
+                    snapshot.iter().for_each(Snapshot::keep);
+                    state.durable.replace_snapshot(snapshot);
+                }
+                Operation::Forget => state.durable.replace_snapshot(None),
+                _ => {}
+            }
+            drop(state);
+            done.tell(Ok(()));
+        }
+    }
+
+    fn keep_house(&mut self) -> Result<(), StorageError> {
+        if self.fresh > self.shared.config.tail_bytes_max / 16 {
+            self.fresh = 0;
+            let groups = self.shared.all_groups();
+            let tails = level_tails(groups.iter(), self.shared.config.tail_bytes_max);
+            self.shared.counters.tail_bytes.store(tails as u64, Ordering::Relaxed);
+        }
+        for table in self.shared.bin.empty() {
+            self.shared.disk.remove(&table)?;
+        }
+        if self.active.is_none() {
+            return Ok(());
+        }
+        self.remove_segments()?;
+        self.empty_oldest();
+        if self.mark_synced.elapsed() >= MARK_SYNC_INTERVAL {
+            self.sync_mark()?;
+        }
+        self.gauge();
+        Ok(())
+    }
+
+    /// Removes the oldest segments as long as they hold nothing, never the active one.
+    fn remove_segments(&mut self) -> Result<(), StorageError> {
+        while self.log.segments.len() > 1
+            && let Some(oldest) = self.log.segments.front().copied()
+            && self.log.ledger.usage(oldest.number).runs == 0
+        {
+            self.shared.shelf.tidy(oldest.number + 1);
+            self.shared.disk.remove(&segment_name(oldest.number))?;
+            self.log.segments.pop_front();
+            self.log.ledger.forget(oldest.number);
+            count(&self.shared.counters.segments_removed, 1);
+        }
+        if let Some(oldest) = self.log.segments.front() {
+            self.shared.shelf.tidy(oldest.number);
+        }
+        Ok(())
+    }
+
+    /// Has the oldest segment emptied where the log takes much more than what is needed of it.
+    fn empty_oldest(&self) {
+        let total: u64 = self.log.segments.iter().map(|segment| segment.bytes).sum();
+        let bound = 2 * self.log.ledger.live_bytes() + self.shared.config.slack_bytes;
+        let Some(oldest) = self.log.segments.front().filter(|_| self.log.segments.len() > 1) else { return };
+        if total > bound && !self.carrying.swap(true, Ordering::AcqRel) {
+            let work = carry(Arc::clone(&self.shared), oldest.number, Arc::clone(&self.carrying));
+            drop(tokio::spawn(self.shared.disk.offload(Box::pin(work))));
+        }
+    }
+
+    fn sync_mark(&mut self) -> Result<(), StorageError> {
+        self.shared.disk.sync_mark()?;
+        self.mark_synced = Instant::now();
+        Ok(())
+    }
+
+    fn gauge(&self) {
+        let counters = &self.shared.counters;
+        let bytes = self.log.segments.iter().map(|segment| segment.bytes).sum();
+        counters.segments.store(self.log.segments.len() as u64, Ordering::Relaxed);
+        counters.segment_bytes.store(bytes, Ordering::Relaxed);
+        counters.live_bytes.store(self.log.ledger.live_bytes(), Ordering::Relaxed);
+    }
+}
+
+fn current_snapshot(group: &Group) -> Option<LogId> {
+    group.state().durable.snapshot.as_ref().and_then(|snapshot| snapshot.meta.last_log_id)
+}
+
+/// The entries of a carry that still stand where they stood when it was queued; `None` where none does.
+fn still_standing(mut item: Item) -> Option<Item> {
+    let (Operation::Carry(entries), Some(origin)) = (&mut item.operation, &item.origin) else { return None };
+    let standing = item.group.state().durable.index.standing(origin);
+    entries.retain(|entry| standing.iter().any(|run| (run.first..=run.last).contains(&entry.log_id.index())));
+    (!entries.is_empty()).then_some(item)
+}

@@ -1,0 +1,109 @@
+//! A replica as its peers reach it: what the transport receives goes to openraft from here.
+//!
+//! Also where a follower overhears how far its leader has committed, for [`Staleness`].
+
+use crate::group::Inner;
+use crate::machine::Machine;
+use crate::replica::Shared;
+use crate::snapshot::{Snapshot, SnapshotWriter};
+use crate::staleness::Staleness;
+use crate::transport::{Replica, SnapshotSink, Stopped};
+use crate::types::{
+    AppendEntriesRequest, SnapshotMeta, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, TypeConfig, Vote, VoteRequest, VoteResponse,
+};
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{BoxStream, StreamExt};
+use openraft::errors::{Fatal, RaftError};
+use std::io;
+use std::sync::Arc;
+
+type Raft<M> = openraft::Raft<TypeConfig, crate::replica::StateMachine<M>>;
+
+fn stopped<E: std::fmt::Display>(error: E) -> Stopped {
+    Stopped(error.to_string())
+}
+
+/// Notes what a leader's message says of its progress.
+fn overhear<M: Machine>(staleness: &Staleness, shared: &Shared<M>, request: &AppendEntriesRequest) {
+    if let Some(committed) = request.leader_commit {
+        staleness.heard(request.vote.leader_id().term, committed.index(), *shared.applied().borrow());
+    }
+}
+
+impl<M: Machine> Replica for Inner<M> {
+    fn append(&self, request: AppendEntriesRequest) -> BoxFuture<'static, Result<StreamAppendResult, Stopped>> {
+        overhear(&self.staleness, &self.shared, &request);
+        let (prev, raft) = (request.prev_log_id, self.raft.clone());
+        let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+        async move {
+            let response = raft.append_entries(request).await.map_err(stopped)?;
+            Ok(response.into_stream_result(prev, last))
+        }
+        .boxed()
+    }
+
+    fn stream_append(
+        &self,
+        requests: BoxStream<'static, AppendEntriesRequest>,
+    ) -> BoxStream<'static, Result<StreamAppendResult, Stopped>> {
+        let (staleness, shared) = (self.staleness.clone(), self.shared.clone());
+        let heard = requests.inspect(move |request| overhear(&staleness, &shared, request));
+        self.raft.stream_append(heard).map(|result| result.map_err(stopped::<Fatal<TypeConfig>>)).boxed()
+    }
+
+    fn vote(&self, request: VoteRequest) -> BoxFuture<'static, Result<VoteResponse, Stopped>> {
+        let raft = self.raft.clone();
+        async move { raft.vote(request).await.map_err(stopped::<RaftError<TypeConfig>>) }.boxed()
+    }
+
+    fn pre_vote(&self, request: VoteRequest) -> BoxFuture<'static, Result<VoteResponse, Stopped>> {
+        let raft = self.raft.clone();
+        async move { raft.pre_vote(request).await.map_err(stopped::<RaftError<TypeConfig>>) }.boxed()
+    }
+
+    fn transfer_leader(
+        &self,
+        request: TransferLeaderRequest,
+    ) -> BoxFuture<'static, Result<TransferLeaderResponse, Stopped>> {
+        let raft = self.raft.clone();
+        async move { raft.handle_transfer_leader(request).await.map_err(stopped) }.boxed()
+    }
+
+    fn receive_snapshot(&self) -> BoxFuture<'static, io::Result<Box<dyn SnapshotSink>>> {
+        let (raft, snapshots) = (self.raft.clone(), self.snapshots.clone());
+        async move {
+            let writer = snapshots.create().await?;
+            Ok(Box::new(Sink { raft, writer }) as Box<dyn SnapshotSink>)
+        }
+        .boxed()
+    }
+}
+
+/// A snapshot on its way into this replica. Its pieces are made durable beside the current snapshot; openraft
+/// then decides whether the sender still leads, and only then does it become the current one.
+struct Sink<M: Machine> {
+    raft: Raft<M>,
+    writer: SnapshotWriter,
+}
+
+impl<M: Machine> SnapshotSink for Sink<M> {
+    fn append(&mut self, piece: Bytes) -> BoxFuture<'_, io::Result<()>> {
+        async move { Ok(self.writer.append(piece).await?) }.boxed()
+    }
+
+    fn install(self: Box<Self>, vote: Vote, meta: SnapshotMeta) -> BoxFuture<'static, io::Result<SnapshotResponse>> {
+        async move {
+            let snapshot: Snapshot = self.writer.finish(meta.clone()).await?;
+            let received = openraft::Snapshot { meta, snapshot };
+            self.raft.install_full_snapshot(vote, received).await.map_err(io::Error::other)
+        }
+        .boxed()
+    }
+}
+
+/// The peers' side of a group's replica.
+pub(crate) fn replica<M: Machine>(inner: &Arc<Inner<M>>) -> Arc<dyn Replica> {
+    inner.clone()
+}

@@ -1,0 +1,282 @@
+//! A machine as openraft sees it: entries are applied to it in order, snapshots are copied out of it while it
+//! works, and a received snapshot replaces it.
+//!
+//! Owns the machine and the mark of what it has applied. Relies on the log being committed when it arrives
+//! here. Must never hold the machine's lock over an await: readers and the next entry wait for it.
+
+use crate::codec::ENTRY_OVERHEAD;
+use crate::commands;
+use crate::machine::{CopyId, Machine, Moment};
+use crate::snapshot::{Snapshot, SnapshotStore};
+use crate::types::{Answers, LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::OptionalSend;
+use proto::GroupId;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+use tokio::sync::watch;
+
+type OpenraftSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Snapshot>;
+
+/// How much of the machine is copied under one hold of its lock: tens of microseconds of work.
+const COPY_BYTES: usize = 96 << 10;
+
+/// A copy is finished under one hold of the lock once no more than this is left.
+const COPY_LAST_BYTES: u64 = 256 << 10;
+
+/// A copy that has handed out this many times what it began with is outrun by its writers; it is finished
+/// under one long hold of the lock instead of never.
+const COPY_ROUNDS_MAX: u64 = 4;
+
+/// Makes an empty machine; called at start and for each snapshot that is taken in.
+pub(crate) type Factory<M> = Arc<dyn Fn() -> M + Send + Sync>;
+
+struct State<M> {
+    machine: M,
+    /// The last entry whose commands the machine holds; goes only forward.
+    applied: Option<LogId>,
+    /// The last membership among the applied entries.
+    membership: StoredMembership,
+}
+
+/// A machine shared by the task that applies entries, the one that copies it, and every reader.
+pub(crate) struct Shared<M> {
+    group: GroupId,
+    factory: Factory<M>,
+    state: RwLock<State<M>>,
+    /// The index up to which the machine may be read; 0 before the first entry. Follows `state.applied`.
+    applied: watch::Sender<u64>,
+    /// Entries and their bytes applied since this replica started.
+    applied_entries: AtomicU64,
+    applied_bytes: AtomicU64,
+}
+
+impl<M: Machine> Shared<M> {
+    pub(crate) fn new(group: GroupId, factory: Factory<M>) -> Arc<Self> {
+        let state = State { machine: factory(), applied: None, membership: StoredMembership::default() };
+        Arc::new(Self {
+            group,
+            factory,
+            state: RwLock::new(state),
+            applied: watch::Sender::new(0),
+            applied_entries: AtomicU64::new(0),
+            applied_bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// Reads the machine as it stands.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&M) -> T) -> T {
+        read(&self.lock_read().machine)
+    }
+
+    /// Follows the index of the last applied entry.
+    pub(crate) fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    /// How many entries were applied since this replica started.
+    pub(crate) fn applied_entries(&self) -> u64 {
+        self.applied_entries.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of entries were applied since this replica started.
+    pub(crate) fn applied_bytes(&self) -> u64 {
+        self.applied_bytes.load(Ordering::Relaxed)
+    }
+
+    // A panic inside a machine stops the group's task; readers may still look at what it left, which is no
+    // worse than before the command that it could not finish.
+    fn lock_read(&self) -> RwLockReadGuard<'_, State<M>> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_write(&self) -> RwLockWriteGuard<'_, State<M>> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply(&self, log_id: LogId, payload: Payload) -> io::Result<Answers> {
+        let mut answers = Vec::new();
+        let mut bytes = ENTRY_OVERHEAD;
+        {
+            let mut state = self.lock_write();
+            assert!(
+                state.applied.is_none_or(|applied| applied.index() + 1 == log_id.index()),
+                "entries are applied without gap or repetition: {:?} then {log_id}",
+                state.applied
+            );
+            match payload {
+                Payload::Blank => {}
+                Payload::Membership(membership) => {
+                    state.membership = StoredMembership::new(Some(log_id), membership);
+                }
+                Payload::Normal(data) => {
+                    bytes += data.0.len();
+                    let (time_ms, commands) = commands::unpack(&data.0).map_err(io::Error::other)?;
+                    let at = Moment { index: log_id.index(), time_ms };
+                    answers.extend(commands.iter().map(|command| state.machine.apply(at, command)));
+                }
+            }
+            state.applied = Some(log_id);
+        }
+        self.applied_entries.fetch_add(1, Ordering::Relaxed);
+        self.applied_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.applied.send_replace(log_id.index());
+        Ok(Answers(answers))
+    }
+
+    /// Loads a snapshot beside the machine in use, then takes its place.
+    async fn install(&self, meta: &SnapshotMeta, snapshot: &Snapshot) -> io::Result<()> {
+        let mut machine = (self.factory)();
+        let mut pieces = snapshot.read();
+        while let Some(piece) = pieces.next().await? {
+            machine.load(&piece).map_err(io::Error::other)?;
+        }
+        let mut state = self.lock_write();
+        assert!(state.applied <= meta.last_log_id, "a snapshot never takes a machine back: {:?}", state.applied);
+        *state = State { machine, applied: meta.last_log_id, membership: meta.last_membership.clone() };
+        drop(state);
+        self.applied.send_replace(meta.last_log_id.map_or(0, |id| id.index()));
+        Ok(())
+    }
+}
+
+/// What openraft drives.
+pub(crate) struct StateMachine<M> {
+    pub(crate) shared: Arc<Shared<M>>,
+    pub(crate) snapshots: SnapshotStore,
+    pub(crate) copy_bytes_per_second_max: u64,
+}
+
+impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
+    type SnapshotData = Snapshot;
+    type SnapshotBuilder = Builder<M>;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let state = self.shared.lock_read();
+        Ok((state.applied, state.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let answers = self.shared.apply(entry.log_id, entry.payload)?;
+            if let Some(responder) = responder {
+                responder.send(answers);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder<M> {
+        Builder {
+            shared: self.shared.clone(),
+            snapshots: self.snapshots.clone(),
+            bytes_per_second_max: self.copy_bytes_per_second_max,
+        }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Snapshot) -> io::Result<()> {
+        // Durable and current before anything vouches for it: after this the log below it may be purged.
+        self.snapshots.install(&snapshot).await?;
+        self.shared.install(meta, &snapshot).await?;
+        tracing::info!(group = %self.shared.group, bytes = snapshot.bytes, meta = %meta, "snapshot installed");
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<OpenraftSnapshot>> {
+        let current = self.snapshots.current();
+        Ok(current.map(|snapshot| OpenraftSnapshot { meta: snapshot.meta.clone(), snapshot }))
+    }
+}
+
+/// Copies a machine into a snapshot while it goes on.
+pub(crate) struct Builder<M> {
+    shared: Arc<Shared<M>>,
+    snapshots: SnapshotStore,
+    bytes_per_second_max: u64,
+}
+
+/// Ends the copy however the builder ends, so that the machine does not go on keeping track for nobody.
+struct CopyGuard<'a, M: Machine> {
+    shared: &'a Shared<M>,
+    copy: CopyId,
+}
+
+impl<M: Machine> Drop for CopyGuard<'_, M> {
+    fn drop(&mut self) {
+        self.shared.lock_write().machine.copy_end(self.copy);
+    }
+}
+
+/// What one hold of the machine's lock copied.
+struct Step {
+    pieces: Vec<Bytes>,
+    /// About how much is still to be copied.
+    remaining: u64,
+    /// Where the copy is exact, once nothing remains.
+    end: Option<SnapshotMeta>,
+}
+
+impl<M: Machine> Builder<M> {
+    /// Copies a piece; or, where little remains or `finish` says so, all that remains, so that writers cannot
+    /// keep adding to it.
+    fn step(&self, copy: CopyId, finish: bool) -> Step {
+        let mut state = self.shared.lock_write();
+        let mut pieces = Vec::new();
+        loop {
+            let step = state.machine.copy_next(copy, COPY_BYTES);
+            if !step.bytes.is_empty() {
+                pieces.push(Bytes::from(step.bytes));
+            }
+            if step.remaining == 0 {
+                let end = SnapshotMeta { last_log_id: state.applied, last_membership: state.membership.clone() };
+                return Step { pieces, remaining: 0, end: Some(end) };
+            }
+            if step.remaining > COPY_LAST_BYTES && !finish {
+                return Step { pieces, remaining: step.remaining, end: None };
+            }
+        }
+    }
+
+    async fn build(&mut self) -> io::Result<OpenraftSnapshot> {
+        let started = tokio::time::Instant::now();
+        let mut writer = self.snapshots.create().await?;
+        let copy = self.shared.lock_write().machine.copy_begin();
+        let _ends = CopyGuard { shared: &self.shared, copy };
+        let (mut copied, mut began_with) = (0_u64, None);
+        let meta = loop {
+            let outrun = began_with.is_some_and(|bytes: u64| copied > bytes.saturating_mul(COPY_ROUNDS_MAX));
+            let step = self.step(copy, outrun);
+            began_with.get_or_insert(step.remaining.max(COPY_LAST_BYTES));
+            for piece in step.pieces {
+                copied += piece.len() as u64;
+                writer.append(piece).await?;
+            }
+            if let Some(meta) = step.end {
+                break meta;
+            }
+            let due = Duration::from_secs_f64(copied as f64 / self.bytes_per_second_max as f64);
+            tokio::time::sleep_until(started + due).await;
+        };
+        let snapshot = writer.finish(meta.clone()).await?;
+        self.snapshots.install(&snapshot).await?;
+        let took_ms = started.elapsed().as_millis();
+        tracing::info!(group = %self.shared.group, bytes = snapshot.bytes, took_ms, meta = %meta, "snapshot made");
+        Ok(OpenraftSnapshot { meta, snapshot })
+    }
+}
+
+impl<M: Machine> RaftSnapshotBuilder<TypeConfig> for Builder<M> {
+    type SnapshotData = Snapshot;
+
+    async fn build_snapshot(&mut self) -> io::Result<OpenraftSnapshot> {
+        self.build().await
+    }
+}

@@ -1,0 +1,223 @@
+//! A group's snapshots on disk: written piece by piece, current from one instant to the next, removed when
+//! nobody reads them any more.
+//!
+//! Pieces (what a machine hands out in one step of a copy, up to 4 MiB) are laid end to end, cut into values
+//! and put into tables of at most 32 MiB, the parts: `snap-g1-00000007-p0003` is part 3 of snapshot 7 of
+//! group 1. What makes a snapshot current is its **manifest**, and that is an operation in the log's own queue:
+//! it goes into the record of the next group commit, and into every segment's checkpoint. So a crash finds the
+//! old manifest or the new one, never neither and never half of one; and a purge, which comes after it in the
+//! same queue, never reaches the disk without it. Tables that no current manifest names are leftovers, and go
+//! when the storage is next opened; a superseded snapshot's go with its last reader.
+
+mod manifest;
+mod pieces;
+mod reader;
+mod writer;
+
+pub(crate) use manifest::{Manifest, parse_table_name};
+pub(crate) use reader::SnapshotReader;
+pub(crate) use writer::SnapshotWriter;
+
+use crate::disk::{Disk, Table, lock};
+use crate::log::queue::{Done, Item, Queue};
+use crate::log::record::Operation;
+use crate::log::state::Group;
+use crate::storage::{Handle, StorageError};
+use crate::types::SnapshotMeta;
+use manifest::table_name;
+use proto::GroupId;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use tokio::sync::oneshot;
+
+/// The longest piece.
+pub(crate) const PIECE_BYTES_MAX: usize = 4 << 20;
+
+/// One group's snapshots.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotStore {
+    handle: Arc<Handle>,
+    group: Arc<Group>,
+}
+
+impl SnapshotStore {
+    pub(crate) fn new(handle: Arc<Handle>, group: Arc<Group>) -> Self {
+        Self { handle, group }
+    }
+
+    /// Starts a new snapshot. Dropped unfinished, it leaves nothing behind.
+    ///
+    /// # Errors
+    /// Where the storage has stopped.
+    pub(crate) async fn create(&self) -> Result<SnapshotWriter, StorageError> {
+        self.handle.shared.alive()?;
+        Ok(SnapshotWriter::new(Arc::clone(&self.handle), self.group.id))
+    }
+
+    /// Makes a finished snapshot the one that a restart finds, durably. The one before is removed with its last
+    /// reader. Where the current one is newer by its log id, it stays.
+    ///
+    /// # Errors
+    /// Where the disk fails or the storage has stopped; the snapshot that was current stays so.
+    pub(crate) async fn install(&self, snapshot: &Snapshot) -> Result<(), StorageError> {
+        let number = |snapshot: &Snapshot| snapshot.manifest().number;
+        if self.current().as_ref().map(number) == Some(number(snapshot)) {
+            return Ok(());
+        }
+        let (tell, told) = oneshot::channel();
+        let operation = Operation::Snapshot(snapshot.manifest().clone());
+        let item = Item::new(&self.group, operation, Done::Waiter(tell));
+        self.handle.shared.submit(Item { snapshot: Some(snapshot.clone()), ..item }).await?;
+        told.await.unwrap_or(Err(StorageError::Closed))
+    }
+
+    /// The last indexes of snapshots that are not current any more but still read: whoever is sent one needs
+    /// the log after it.
+    pub(crate) fn in_use(&self) -> Vec<u64> {
+        let mut state = self.group.state();
+        state.durable.retired.retain(|retired| retired.strong_count() > 0);
+        let read = state.durable.retired.iter().filter_map(Weak::upgrade);
+        read.filter_map(|stored| stored.manifest.meta.last_log_id.map(|id| id.index())).collect()
+    }
+
+    /// The snapshot that a restart would find.
+    pub(crate) fn current(&self) -> Option<Snapshot> {
+        self.group.state().durable.snapshot.clone()
+    }
+}
+
+/// A finished snapshot. As long as a handle to it is held, it can be read.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) meta: SnapshotMeta,
+    /// The bytes of all pieces.
+    pub(crate) bytes: u64,
+    stored: Arc<Stored>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Stored {
+    manifest: Manifest,
+    tables: Arc<Tables>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(manifest: Manifest, tables: Arc<Tables>) -> Self {
+        let (meta, bytes) = (manifest.meta.clone(), manifest.bytes);
+        Self { meta, bytes, stored: Arc::new(Stored { manifest, tables }) }
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.stored.manifest
+    }
+
+    /// Reads the pieces in order, from the first.
+    pub(crate) fn read(&self) -> SnapshotReader {
+        SnapshotReader::new(self.clone())
+    }
+
+    /// Looks for every part among the names of the tables.
+    pub(crate) fn check_tables(&self, tables: &[String]) -> Result<(), StorageError> {
+        let stored = &self.stored;
+        let mut parts = (0..stored.manifest.parts).map(|part| stored.tables.name(part));
+        match parts.find(|name| !tables.contains(name)) {
+            None => Ok(()),
+            Some(name) => Err(StorageError::Snapshot {
+                snapshot: format!("{:?}", stored.tables),
+                why: format!("{name} is missing"),
+            }),
+        }
+    }
+
+    /// Keeps the tables: the snapshot is current, durably.
+    pub(crate) fn keep(&self) {
+        self.stored.tables.doom(false);
+    }
+
+    /// Lets the tables go with the last handle: another snapshot is current, durably.
+    pub(crate) fn supersede(self) -> Weak<Stored> {
+        self.stored.tables.doom(true);
+        Arc::downgrade(&self.stored)
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Snapshot").field(&self.stored.manifest).finish()
+    }
+}
+
+/// The tables of one snapshot. Doomed ones are removed when this is dropped: those of a snapshot that is not
+/// finished, or not current any more.
+pub(crate) struct Tables {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) group: GroupId,
+    pub(crate) number: u64,
+    made: Mutex<u32>,
+    doomed: AtomicBool,
+    bin: Arc<Bin>,
+}
+
+impl Tables {
+    pub(crate) fn new(disk: Arc<dyn Disk>, bin: Arc<Bin>, group: GroupId, number: u64, made: u32) -> Self {
+        Self { disk, group, number, made: Mutex::new(made), doomed: AtomicBool::new(false), bin }
+    }
+
+    /// The next part's table.
+    fn make(&self) -> Result<Arc<dyn Table>, StorageError> {
+        let mut made = lock(&self.made);
+        let table = self.disk.create(&self.name(*made))?;
+        *made += 1;
+        Ok(table)
+    }
+
+    fn made(&self) -> u32 {
+        *lock(&self.made)
+    }
+
+    fn name(&self, part: u32) -> String {
+        table_name(self.group, self.number, part)
+    }
+
+    fn doom(&self, doomed: bool) {
+        self.doomed.store(doomed, Ordering::Release);
+    }
+}
+
+impl Drop for Tables {
+    fn drop(&mut self) {
+        if self.doomed.load(Ordering::Acquire) {
+            self.bin.throw((0..self.made()).map(|part| self.name(part)));
+        }
+    }
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} snapshot {} in {} tables", self.group, self.number, self.made())
+    }
+}
+
+/// Tables to be removed, which the log writer does between two records. What is still in here when the storage
+/// closes is removed when it is next opened.
+#[derive(Debug)]
+pub(crate) struct Bin {
+    tables: Mutex<Vec<String>>,
+    queue: Arc<Queue>,
+}
+
+impl Bin {
+    pub(crate) fn new(queue: Arc<Queue>) -> Self {
+        Self { tables: Mutex::default(), queue }
+    }
+
+    fn throw(&self, tables: impl Iterator<Item = String>) {
+        lock(&self.tables).extend(tables);
+        self.queue.nudge();
+    }
+
+    pub(crate) fn empty(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.tables))
+    }
+}

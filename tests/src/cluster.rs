@@ -1,0 +1,159 @@
+//! A cluster of processes, with its directory, its ports and its members' configuration.
+
+use crate::{Node, Ports, eventually};
+use std::io::Write;
+use std::path::Path;
+use tempfile::TempDir;
+
+/// What a cluster looks like before it is started.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// How many nodes.
+    pub nodes: u16,
+    /// How many data groups.
+    pub groups: u32,
+    /// Any settings, as `field=value`, the same on every node.
+    pub settings: Vec<String>,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { nodes: 3, groups: 1, settings: Vec::new() }
+    }
+}
+
+impl Shape {
+    /// With elections that take a quarter of the usual time: for tests that have many.
+    #[must_use]
+    pub fn with_fast_elections(mut self) -> Self {
+        let settings = ["heartbeat_interval_ms=40", "election_timeout_ms_min=200", "election_timeout_ms_max=400"];
+        self.settings.extend(settings.map(|setting| format!("raft.{setting}")));
+        self
+    }
+}
+
+/// Several nodes that know each other. Dropping it kills them and removes their data.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Node>,
+    directory: TempDir,
+}
+
+impl Cluster {
+    /// Starts the nodes and waits until all are ready.
+    ///
+    /// # Panics
+    /// If they are not ready in time.
+    pub async fn start(shape: Shape) -> Self {
+        let mut cluster = Self::prepare(&shape);
+        cluster.start_all().await;
+        cluster
+    }
+
+    /// The nodes, not started yet.
+    fn prepare(shape: &Shape) -> Self {
+        let directory = tempfile::Builder::new().prefix("flotilla-test-").tempdir().expect("a temporary directory");
+        let ports = Ports::take(2 * shape.nodes);
+        let (peer, http) = (|node: u16| ports.address(2 * node), |node: u16| ports.address(2 * node + 1));
+        let member = |node| format!("{}={}/{}", node + 1, peer(node), http(node));
+        let members: Vec<String> = (0..shape.nodes).map(member).collect();
+        let nodes = (0..shape.nodes).map(|node| {
+            let name = format!("n{}", node + 1);
+            let data = directory.path().join(&name);
+            let mut settings = vec![
+                format!("node={}", node + 1),
+                format!("data={}", data.display()),
+                format!("peer_listen={}", peer(node)),
+                format!("http_listen={}", http(node)),
+                format!("groups={}", shape.groups),
+                format!("members={}", members.join(",")),
+            ];
+            settings.extend(shape.settings.iter().cloned());
+            let args = settings.into_iter().flat_map(|setting| ["--set".into(), setting]).collect();
+            Node::new(u64::from(node) + 1, args, http(node), directory.path().join(format!("{name}.log")))
+        });
+        Self { nodes: nodes.collect(), directory }
+    }
+
+    /// The directory that holds the nodes' data and logs, for whatever else a test needs there.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// All nodes' HTTP addresses, running or not.
+    pub fn seeds(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.http().to_owned()).collect()
+    }
+
+    /// The nodes, in the order of their ids.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The node called `id`.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn node(&mut self, id: u64) -> &mut Node {
+        self.nodes.iter_mut().find(|node| node.id() == id).expect("a node of this cluster")
+    }
+
+    /// Starts whoever does not run, and waits until all are ready.
+    ///
+    /// # Panics
+    /// If they are not ready in time.
+    pub async fn start_all(&mut self) {
+        for node in self.nodes.iter_mut().filter(|node| !node.is_running()) {
+            node.start();
+        }
+        for node in &mut self.nodes {
+            node.ready().await;
+        }
+    }
+
+    /// SIGKILL to all of them, and waits until they are gone. All get the signal before any is waited for.
+    pub async fn kill_all(&mut self) {
+        for node in self.nodes.iter_mut().filter(|node| node.is_running()) {
+            node.begin_kill();
+        }
+        for node in self.nodes.iter_mut().filter(|node| node.is_running()) {
+            node.ended().await;
+        }
+    }
+
+    /// Waits until the running nodes agree on who leads group `group`, and returns its id.
+    ///
+    /// # Panics
+    /// If they do not agree in time.
+    pub async fn leader(&self, group: u64) -> u64 {
+        eventually(&format!("the nodes agree on a leader of g{group}"), || self.agreed_leader(group)).await
+    }
+
+    async fn agreed_leader(&self, group: u64) -> Option<u64> {
+        let mut views = Vec::new();
+        for node in self.nodes.iter().filter(|node| node.is_running()) {
+            let status = node.get_json("/v1/status").await?;
+            let replica = status["groups"].as_array()?.iter().find(|replica| replica["id"] == group)?.clone();
+            views.push((node.id(), replica));
+        }
+        let (_, first) = views.first()?;
+        let (leader, term) = (first["leader"].as_u64()?, &first["term"]);
+        let agree = views.iter().all(|(_, view)| view["leader"] == leader && view["term"] == *term);
+        let leads = views.iter().any(|(node, view)| *node == leader && view["role"] == "leader");
+        (agree && leads).then_some(leader)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut err = std::io::stderr().lock();
+            for node in &self.nodes {
+                // A second panic would hide the first; a log that cannot be shown is the smaller loss.
+                if writeln!(err, "--- the end of n{}'s log:\n{}", node.id(), node.log_end()).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}

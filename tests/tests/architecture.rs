@@ -1,0 +1,79 @@
+//! The crates' arrows, as drawn in docs/architecture: whatever is not allowed here is forbidden.
+
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+/// Who may depend on whom among our own crates. The binary and the tests may see everything below them.
+const ALLOWED: [(&str, &[&str]); 6] = [
+    ("proto", &[]),
+    ("raftstore", &["proto"]),
+    ("flotilla-client", &["proto"]),
+    ("kvserver", &["raftstore", "proto"]),
+    ("flotilla", &["proto", "raftstore", "flotilla-client", "kvserver"]),
+    ("tests", &["proto", "raftstore", "flotilla-client", "kvserver", "flotilla"]),
+];
+
+/// What only one crate may know, so that it can be replaced there.
+const ONE_DOOR: [(&str, &str); 4] =
+    [("openraft", "raftstore"), ("openraft-rt", "raftstore"), ("openraft-rt-tokio", "raftstore"), ("sled", "raftstore")];
+
+/// Each of our crates with everything that it depends on, for building and for its tests.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo can be started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
+    let name = |value: &Value| value["name"].as_str().expect("packages have names").to_owned();
+    let packages = metadata["packages"].as_array().expect("packages are a list");
+    let of = |package: &Value| package["dependencies"].as_array().expect("dependencies are a list").iter().map(name).collect();
+    packages.iter().map(|package| (name(package), of(package))).collect()
+}
+
+/// Our crates depend on each other along the drawn arrows only, tests included, and every crate is drawn.
+#[test]
+fn only_drawn_arrows() {
+    let dependencies = dependencies();
+    let drawn: BTreeMap<&str, &[&str]> = ALLOWED.into_iter().collect();
+    for (package, on) in &dependencies {
+        let allowed = drawn.get(package.as_str());
+        let allowed = allowed.unwrap_or_else(|| panic!("{package} is not drawn: docs/architecture/README.md and here"));
+        for other in on.iter().filter(|name| dependencies.contains_key(*name)) {
+            assert!(allowed.contains(&other.as_str()), "forbidden arrow: {package} → {other}");
+        }
+    }
+    for package in drawn.keys() {
+        assert!(dependencies.contains_key(*package), "{package} is drawn and does not exist");
+    }
+}
+
+/// openraft and sled have one door each: no other crate can come to rely on them.
+#[test]
+fn consensus_and_disk_have_one_door() {
+    let dependencies = dependencies();
+    for (behind, door) in ONE_DOOR {
+        let users: Vec<&String> =
+            dependencies.iter().filter(|(_, on)| on.contains(behind)).map(|(name, _)| name).collect();
+        assert_eq!(users, [door], "who depends on {behind}");
+    }
+}
+
+/// The table in the architecture guide lists the arrows that are allowed here.
+#[test]
+fn the_guide_shows_the_same() {
+    let guide = include_str!("../../docs/architecture/README.md");
+    for (package, allowed) in ALLOWED {
+        let package = package.trim_start_matches("flotilla-");
+        let row = guide.lines().find(|line| line.starts_with(&format!("| `{package}` |")));
+        let row = row.unwrap_or_else(|| panic!("the guide's table lacks {package}"));
+        if package == "flotilla" || package == "tests" {
+            continue;
+        }
+        let shown: BTreeSet<&str> = row.split('`').skip(3).step_by(2).collect();
+        assert_eq!(shown, allowed.iter().copied().collect(), "the guide's row of {package}");
+    }
+}

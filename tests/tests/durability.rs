@@ -1,0 +1,126 @@
+//! What was acknowledged survives the death of all nodes at once, at any instant.
+
+use client::{Client, Range};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tests::{Cluster, Dice, Shape};
+use tokio::task::JoinSet;
+
+/// How often everything is killed.
+const ROUNDS: u64 = 50;
+
+/// Writers in each round; each has puts to fresh keys and appends to one key of its own under way by turns.
+const WRITERS: u64 = 8;
+
+/// The instants of death after the writers began, in milliseconds.
+const KILL_AFTER_MS: std::ops::Range<u64> = 5..250;
+
+/// What one write could have done, and whether it was acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Tried,
+    Acknowledged,
+}
+
+/// Everything that was ever tried: what each fresh key was to hold, and the tokens appended by each writer in order.
+#[derive(Debug, Default)]
+struct Ledger {
+    puts: BTreeMap<String, (String, Known)>,
+    appends: BTreeMap<String, Vec<(String, Known)>>,
+}
+
+type Shared = Arc<Mutex<Ledger>>;
+
+fn with<T>(ledger: &Shared, change: impl FnOnce(&mut Ledger) -> T) -> T {
+    change(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Writes until it is aborted. Every write is noted as tried before it is sent and as acknowledged after.
+async fn write(client: Client, ledger: Shared, round: u64, writer: u64) {
+    for number in 0.. {
+        let (key, value) = (format!("put/{round:02}/{writer}/{number:06}"), format!("value {round} {number}"));
+        with(&ledger, |ledger| ledger.puts.insert(key.clone(), (value.clone(), Known::Tried)));
+        if client.put(&key, &value).await.is_ok() {
+            with(&ledger, |ledger| ledger.puts.insert(key, (value, Known::Acknowledged)));
+        }
+        let (key, token) = (format!("append/{writer}"), format!("{round}.{number},"));
+        let place = with(&ledger, |ledger| {
+            let tokens = ledger.appends.entry(key.clone()).or_default();
+            tokens.push((token.clone(), Known::Tried));
+            tokens.len() - 1
+        });
+        if client.append(&key, &token).await.is_ok() {
+            with(&ledger, |ledger| ledger.appends.get_mut(&key).expect("noted above")[place].1 = Known::Acknowledged);
+        }
+    }
+}
+
+/// Compares all that is stored with all that was tried.
+fn compare(stored: &BTreeMap<String, String>, ledger: &Ledger) {
+    for (key, (value, known)) in &ledger.puts {
+        match (stored.get(key), known) {
+            (Some(found), _) => assert_eq!(found, value, "{key} holds what nobody put there"),
+            (None, Known::Tried) => {}
+            (None, Known::Acknowledged) => panic!("{key} was acknowledged and is lost"),
+        }
+    }
+    for (key, tokens) in &ledger.appends {
+        let found = stored.get(key).map_or("", String::as_str);
+        let mut rest = found;
+        for (token, known) in tokens {
+            match (rest.strip_prefix(token.as_str()), known) {
+                (Some(after), _) => rest = after,
+                (None, Known::Tried) => {}
+                (None, Known::Acknowledged) => panic!("{key} lacks {token} in its place: {found}"),
+            }
+        }
+        assert_eq!(rest, "", "{key} holds more than was appended, or twice, or out of order: {found}");
+    }
+    let known = |key: &&String| ledger.puts.contains_key(*key) || ledger.appends.contains_key(*key);
+    assert_eq!(stored.keys().find(|key| !known(key)), None, "a key that nobody wrote");
+}
+
+async fn stored(client: &Client) -> BTreeMap<String, String> {
+    let mut stored = BTreeMap::new();
+    let mut scan = client.scan(Range::prefix(""));
+    while let Some(page) = scan.next_page().await.expect("a cluster that is ready answers") {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("the writers write text");
+        stored.extend(page.records.iter().map(|record| (text(&record.key), text(&record.value))));
+    }
+    stored
+}
+
+async fn connect(cluster: &Cluster) -> Client {
+    let client = Client::builder().seeds(cluster.seeds()).deadline(Duration::from_secs(60));
+    client.connect().await.expect("a cluster that is ready")
+}
+
+/// All three processes are killed at fifty random instants under load; after each, every acknowledged write is there
+/// with its value, every append is there once and in order, and nothing is there that nobody wrote.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost() {
+    let mut dice = Dice::roll("nothing_acknowledged_is_lost");
+    let mut cluster = Cluster::start(Shape::default().with_fast_elections()).await;
+    let ledger = Shared::default();
+    for round in 0..ROUNDS {
+        let client = connect(&cluster).await;
+        let mut writers = JoinSet::new();
+        for writer in 0..WRITERS {
+            writers.spawn(write(client.clone(), ledger.clone(), round, writer));
+        }
+        // An instant of death, not a wait for something: whatever the writers have done by then is right.
+        tokio::time::sleep(Duration::from_millis(dice.within(KILL_AFTER_MS))).await;
+        cluster.kill_all().await;
+        writers.shutdown().await;
+        cluster.start_all().await;
+        let stored = stored(&connect(&cluster).await).await;
+        with(&ledger, |ledger| compare(&stored, ledger));
+        println!("round {round}: {} keys are as they should be", stored.len());
+    }
+    let acknowledged = with(&ledger, |ledger| {
+        ledger.puts.values().filter(|(_, known)| *known == Known::Acknowledged).count()
+    });
+    println!("{acknowledged} puts were acknowledged in all");
+    assert!(acknowledged as u64 > ROUNDS, "too few writes were acknowledged to prove anything: {acknowledged}");
+}
