@@ -232,7 +232,11 @@ mod tests {
         let lines: Vec<&str> = SAMPLE.lines().collect();
         for (at, line) in lines.iter().enumerate() {
             let is_field = line.contains(" = ") && !line.starts_with('#');
-            assert!(!is_field || lines[at - 1].starts_with("# "), "line {} has no explanation: {line}", at + 1);
+            assert!(
+                !is_field || lines[at - 1].starts_with("# "),
+                "line {} has no explanation: {line}",
+                at + 1
+            );
         }
     }
 
@@ -246,7 +250,10 @@ mod tests {
         for field in &fields {
             assert!(rows.contains(field.path.as_str()), "configuration.md lacks {}", field.path);
             let default = format!("`{}` | `{}` |", field.path, field.default);
-            assert!(field.path == "members" || page.contains(&default), "configuration.md should have {default}");
+            assert!(
+                field.path == "members" || page.contains(&default),
+                "configuration.md should have {default}"
+            );
         }
         assert_eq!(rows.len(), fields.len(), "configuration.md has rows that are no fields");
     }

@@ -7,8 +7,8 @@ pub(crate) use place::Place;
 
 use crate::config::{Config, Members};
 use crate::error::Error;
-use crate::server::at_once;
 use crate::running;
+use crate::server::at_once;
 use crate::signals::Signals;
 use crate::terminal::say;
 use kvserver::Node;
@@ -25,6 +25,9 @@ const PEER_PORTS_ABOVE: u16 = 100;
 
 /// How long the nodes may take to elect their leaders.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long the nodes may take to stop. Short: all stop together, so that nobody is left to take leaderships over.
+const STOP_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Runs a whole cluster in this process, on loopback, to try things out.
 ///
@@ -90,7 +93,7 @@ pub(crate) async fn run(args: DevArgs, place: &Place) -> Result<ExitCode, Error>
     let (stop, stopped) = watch::channel(false);
     let mut running = JoinSet::new();
     for node in nodes {
-        running.spawn(running::until_stopped(node, stopped.clone()));
+        running.spawn(running::until_stopped(node, stopped.clone(), STOP_DEADLINE));
     }
     tokio::select! {
         // Whichever ends unasked has failed; its neighbours are stopped in good order below.

@@ -84,7 +84,8 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli, environment: Vec<(String, String)>) -> Result<ExitCode, Error> {
-    let variable = |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let variable =
+        |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
     let is_node = matches!(cli.command, Command::Dev(_) | Command::Server(_));
     let default = if is_node { logging::NODE_FILTER } else { logging::COMMAND_FILTER };
     logging::start(cli.log.or_else(|| variable("FLOTILLA_LOG")).as_deref(), default)?;

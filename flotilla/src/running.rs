@@ -8,9 +8,6 @@ use std::convert::Infallible;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long a node may take to hand its leaderships over and finish what it was asked.
-pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(6);
-
 /// How long a node that failed may take to close what it can; its state is on disk already.
 const FAILED_STOP_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -30,9 +27,13 @@ pub(crate) async fn start(config: NodeConfig, advice: &str) -> Result<Node, Erro
     })
 }
 
-/// Runs `node` until `stop` says so, then stops it gracefully; or until the node itself must stop, which is an
+/// Runs `node` until `stop` says so, then stops it gracefully within about `deadline`; or until the node itself must stop, which is an
 /// error that says why.
-pub(crate) async fn until_stopped(node: Node, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
+pub(crate) async fn until_stopped(
+    node: Node,
+    mut stop: watch::Receiver<bool>,
+    deadline: Duration,
+) -> Result<(), Error> {
     let id = node.node();
     let failure = tokio::select! {
         reason = node.failed() => Some(reason),
@@ -41,7 +42,7 @@ pub(crate) async fn until_stopped(node: Node, mut stop: watch::Receiver<bool>) -
         _ = stop.wait_for(|stop| *stop) => None,
     };
     let Some(reason) = failure else {
-        let stopped = node.shutdown(STOP_DEADLINE).await;
+        let stopped = node.shutdown(deadline).await;
         return stopped.map_err(|error| Error::Failed(format!("{id} did not stop cleanly: {error}")));
     };
     tracing::error!(node = %id, %reason, "node must stop");

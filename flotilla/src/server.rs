@@ -7,7 +7,11 @@ use crate::signals::Signals;
 use crate::terminal::say;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// How long a node may take to hand its leaderships over and finish what it was asked.
+const STOP_DEADLINE: Duration = Duration::from_secs(6);
 
 /// Runs one node of a cluster until SIGINT or SIGTERM.
 ///
@@ -62,7 +66,8 @@ impl ServerArgs {
             ("http_listen", &self.http_listen),
             ("members", &self.members),
         ];
-        let named = named.into_iter().filter_map(|(field, value)| Some(format!("{field}={}", value.as_ref()?)));
+        let named =
+            named.into_iter().filter_map(|(field, value)| Some(format!("{field}={}", value.as_ref()?)));
         let insecure = self.insecure.then(|| "insecure=true".to_owned());
         self.set.iter().cloned().chain(named).chain(insecure).collect()
     }
@@ -95,7 +100,7 @@ async fn serve(config: Config) -> Result<ExitCode, Error> {
     let http = node.http_address();
     tracing::info!(node = %node.node(), cluster = config.cluster, %http, peer = config.peer_listen, "node is up");
     let (stop, stopped) = watch::channel(false);
-    let mut running = tokio::spawn(running::until_stopped(node, stopped));
+    let mut running = tokio::spawn(running::until_stopped(node, stopped, STOP_DEADLINE));
     let signal = tokio::select! {
         ended = &mut running => return ended_alone(ended),
         signal = signals.recv() => signal,

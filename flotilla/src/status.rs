@@ -88,9 +88,12 @@ fn addresses(list: &str) -> Result<BTreeSet<String>, Error> {
     let mut addresses = BTreeSet::new();
     for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let bare = part.strip_prefix("http://").unwrap_or(part).trim_end_matches('/');
-        let is_address = bare.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let is_address =
+            bare.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         if !is_address || bare.contains(['/', '?', '#', '@', ' ']) {
-            return Err(Error::Usage(format!("--nodes takes host:port, separated by commas, not \"{part}\"")));
+            return Err(Error::Usage(format!(
+                "--nodes takes host:port, separated by commas, not \"{part}\""
+            )));
         }
         addresses.insert(bare.to_owned());
     }
@@ -129,7 +132,9 @@ async fn reports(http: &reqwest::Client, addresses: BTreeSet<String>) -> Vec<Rep
         });
     }
     let mut reports = asking.join_all().await;
-    reports.sort_by_key(|report| (report.status.as_ref().map_or(u64::MAX, |status| status.id), report.address.clone()));
+    reports.sort_by_key(|report| {
+        (report.status.as_ref().map_or(u64::MAX, |status| status.id), report.address.clone())
+    });
     // A seed may be another name of a member.
     reports.dedup_by_key(|report| match &report.status {
         Some(status) => format!("{} {}", status.cluster, status.id),
@@ -168,7 +173,8 @@ fn innermost(error: reqwest::Error) -> String {
 }
 
 fn all_unreachable(reports: &[Report]) -> Option<String> {
-    let errors = reports.iter().filter_map(|report| Some(format!("{}: {}", report.address, report.error.as_ref()?)));
+    let errors =
+        reports.iter().filter_map(|report| Some(format!("{}: {}", report.address, report.error.as_ref()?)));
     let errors: Vec<String> = errors.collect();
     (errors.len() == reports.len()).then(|| errors.join("; "))
 }

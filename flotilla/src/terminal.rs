@@ -76,7 +76,8 @@ mod tests {
     /// A long last cell, such as an error, does not push the other rows apart.
     #[test]
     fn columns_line_up() {
-        let rows = [vec!["NODE", "ADDRESS", "DISK"], vec!["n1", "a:1", "1 B"], vec!["n2", "unreachable: refused"]];
+        let rows =
+            [vec!["NODE", "ADDRESS", "DISK"], vec!["n1", "a:1", "1 B"], vec!["n2", "unreachable: refused"]];
         let rows = rows.map(|row| row.into_iter().map(String::from).collect());
         assert_eq!(columns(&rows), "NODE  ADDRESS  DISK\nn1    a:1      1 B\nn2    unreachable: refused\n");
     }

@@ -92,7 +92,7 @@ impl Frontend {
         let operation = &call.operations[at];
         let Some(shard) = self.shard(operation).filter(|_| !operation.is_read()) else { return Ok(Stamped::Not) };
         if let Some(key) = &call.idempotency_key {
-            return Ok(Stamped::Keyed(keyed(key, at)));
+            return Ok(Stamped::Keyed(keyed(key, at, operation)));
         }
         let full = || Error::new(Code::Overloaded, format!("writes to {shard} under way reach their limit"));
         self.stamps.open(shard).map(Stamped::Own).ok_or_else(full)
@@ -195,9 +195,10 @@ impl Frontend {
 }
 
 /// The one stamp of a session that a caller's key names: the same for the same operation of the same request,
-/// whichever node it is sent to.
-fn keyed(key: &IdempotencyKey, at: usize) -> Stamp {
-    let digest = Sha256::new().chain_update(key.as_str()).chain_update([0]).chain_update(at.to_le_bytes()).finalize();
+/// whichever node it is sent to, and another for any other operation.
+fn keyed(key: &IdempotencyKey, at: usize, operation: &Operation) -> Stamp {
+    let named = Sha256::new().chain_update(key.as_str()).chain_update([0]).chain_update((at as u64).to_le_bytes());
+    let digest = named.chain_update(proto::encode(&operation.wire())).finalize();
     let client = digest.first_chunk::<16>().map_or(0, |bytes| u128::from_le_bytes(*bytes));
     Stamp { client: ClientId(client), sequence: Sequence(1), lowest_open: Sequence(1) }
 }

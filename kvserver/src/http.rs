@@ -12,8 +12,8 @@
 //!           target · condition · cursor · body · json      how they read requests
 //! ```
 //!
-//! Requests are read by hyper itself rather than through a router: keys are the raw bytes of the request target,
-//! and routers take those apart, decode or normalise them.
+//! axum's router finds the kind of route; what stands in a key's place is taken from the request's target as it
+//! came, because keys are any bytes and must not be decoded or normalised on the way.
 
 mod batch;
 mod body;
@@ -30,6 +30,7 @@ mod permit;
 mod problem;
 mod request_id;
 mod route;
+mod router;
 mod server;
 mod target;
 mod traffic;

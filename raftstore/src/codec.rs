@@ -63,7 +63,8 @@ pub(crate) fn take_bytes(from: &mut Bytes, length: usize, what: &'static str) ->
 }
 
 fn put_text(into: &mut impl BufMut, text: &str) {
-    let length = u16::try_from(text.len()).expect("addresses are shorter than 64 KiB: configuration refuses others");
+    let length =
+        u16::try_from(text.len()).expect("addresses are shorter than 64 KiB: configuration refuses others");
     into.put_u16_le(length);
     into.put_slice(text.as_bytes());
 }
@@ -258,8 +259,7 @@ mod tests {
     fn golden_bytes() {
         let mut bytes = Vec::new();
         put_entry(&mut bytes, &entries()[1]);
-        let want: &[u8] =
-            &[2, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 1, 3, 0, 0, 0, b'a', b'b', b'c'];
+        let want: &[u8] = &[2, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 1, 3, 0, 0, 0, b'a', b'b', b'c'];
         assert_eq!(bytes, want);
         assert_eq!(bytes.len(), ENTRY_OVERHEAD + 3);
 
@@ -273,9 +273,8 @@ mod tests {
             BTreeMap::from([(1, Address { peer: "p".into(), http: "w".into() })]),
         );
         put_membership(&mut bytes, &one.unwrap());
-        let want: &[u8] = &[
-            1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'p', 1, 0, b'w',
-        ];
+        let want: &[u8] =
+            &[1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'p', 1, 0, b'w'];
         assert_eq!(bytes, want);
     }
 

@@ -38,7 +38,12 @@ struct LogView {
 
 /// The last index that may be purged, or `None` where nothing may. `needed` are indexes that followers hold:
 /// each needs what comes after it.
-fn purge_upto(view: LogView, config: &RaftConfig, due_bytes: u64, needed: impl Iterator<Item = u64>) -> Option<u64> {
+fn purge_upto(
+    view: LogView,
+    config: &RaftConfig,
+    due_bytes: u64,
+    needed: impl Iterator<Item = u64>,
+) -> Option<u64> {
     let mean = (view.applied_bytes / view.applied_entries.max(1)).max(1);
     let kept = config.log_bytes_kept / mean;
     let mut upto = view.snapshot.saturating_sub(kept);
@@ -131,7 +136,13 @@ mod tests {
     use super::*;
 
     fn view() -> LogView {
-        LogView { snapshot: 1_000, purged: 100, applied_entries: 1_000, applied_bytes: 1_000_000, live_bytes: 900_000 }
+        LogView {
+            snapshot: 1_000,
+            purged: 100,
+            applied_entries: 1_000,
+            applied_bytes: 1_000_000,
+            live_bytes: 900_000,
+        }
     }
 
     fn config(kept: u64) -> RaftConfig {

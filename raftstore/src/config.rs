@@ -97,7 +97,10 @@ impl RaftConfig {
             ));
         }
         if self.command_bytes_max > 4 << 20 {
-            return refuse(format!("command_bytes_max must not exceed 4 MiB, not {}", self.command_bytes_max));
+            return refuse(format!(
+                "command_bytes_max must not exceed 4 MiB, not {}",
+                self.command_bytes_max
+            ));
         }
         Ok(())
     }

@@ -98,7 +98,9 @@ pub enum Fatal {
     /// This node's disk is new, yet the cluster has met this node before: the votes that it gave and the
     /// entries that it acknowledged are lost with the old disk, and voting anew could lose what the cluster
     /// has acknowledged.
-    #[error("data directory of {node} is new, but {by} has known {node} by an older one: bring that one back")]
+    #[error(
+        "data directory of {node} is new, but {by} has known {node} by an older one: bring that one back"
+    )]
     Amnesia {
         /// This node.
         node: NodeId,

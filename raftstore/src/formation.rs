@@ -141,9 +141,8 @@ mod tests {
     #[test]
     fn golden_cell() {
         let cell = Formation { incarnation: 258, members: Some(BTreeMap::from([(NodeId(1), 7)])) }.encode();
-        let want: &[u8] = &[
-            1, 2, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0,
-        ];
+        let want: &[u8] =
+            &[1, 2, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(&cell[..], want);
         for formation in [formed(), Formation { incarnation: 5, members: None }] {
             assert_eq!(Formation::decode(formation.encode()), Ok(formation));

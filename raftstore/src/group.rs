@@ -11,9 +11,9 @@ use crate::status::{GroupStatus, Role};
 use crate::transport::Transport;
 use crate::types::{Address, TypeConfig};
 use bytes::{BufMut, Bytes, BytesMut};
-use openraft::{Instant, ServerState};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
+use openraft::{Instant, ServerState};
 use proto::{GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -71,7 +71,8 @@ impl<M: Machine> Group<M> {
     /// # Errors
     /// [`Fatal`] where the group cannot go on. A group that has members already is left as it is.
     pub async fn bootstrap(&self, members: &BTreeMap<NodeId, Address>) -> Result<(), Fatal> {
-        let members: BTreeMap<u64, Address> = members.iter().map(|(id, address)| (id.0, address.clone())).collect();
+        let members: BTreeMap<u64, Address> =
+            members.iter().map(|(id, address)| (id.0, address.clone())).collect();
         match self.inner.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(RaftError::APIError(InitializeError::NotInMembers(refused))) => {
@@ -158,7 +159,8 @@ impl<M: Machine> Group<M> {
         let address = self.address_of(leader).ok_or(unknown)?;
         let mut body = BytesMut::with_capacity(8);
         body.put_u64_le(group.0);
-        let call = self.inner.transport.call(leader, &address.peer, READ_INDEX_SERVICE, body.freeze(), deadline);
+        let call =
+            self.inner.transport.call(leader, &address.peer, READ_INDEX_SERVICE, body.freeze(), deadline);
         let answer = call.await.map_err(|error| {
             tracing::debug!(%group, %leader, %error, "read index was not answered");
             ReadError::NoQuorum(group)
@@ -267,7 +269,8 @@ impl<M: Machine> Group<M> {
                 MemberError::NotLeader { group, leader: crate::proposer::leader_of(&forward) }
             }
             RaftError::APIError(
-                refused @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
+                refused @ (ClientWriteError::ChangeMembershipError(_)
+                | ClientWriteError::PreconditionFailed(_)),
             ) => MemberError::Refused { group, why: refused.to_string() },
             lost => MemberError::Unknown { group, why: lost.to_string() },
         }

@@ -18,8 +18,10 @@ use crate::replica::{Shared, StateMachine};
 use crate::runtime::Clock;
 use crate::staleness::Staleness;
 use crate::storage::{Identity, Storage, StorageConfig, StorageStats};
+use crate::transport::{
+    CallError, Inbound, Refusal, Replica, Server, Transport, TransportConfig, TransportStats,
+};
 use crate::types::Address;
-use crate::transport::{CallError, Inbound, Refusal, Replica, Server, Transport, TransportConfig, TransportStats};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use proto::{GroupId, NodeId};
@@ -196,11 +198,12 @@ impl Host {
         let transport =
             Transport::new(config.node, config.cluster.clone(), network, config.transport.clone());
         let formation = RwLock::new(Formation::load(&disk).await?);
-        let directory = Arc::new(Directory { groups: RwLock::default(), services: OnceCell::new(), formation });
-        let server = transport.serve(&config.listen, directory.clone()).await.map_err(|error| Fatal::Listen {
-            address: config.listen.clone(),
-            why: error.to_string(),
-        })?;
+        let directory =
+            Arc::new(Directory { groups: RwLock::default(), services: OnceCell::new(), formation });
+        let server = transport
+            .serve(&config.listen, directory.clone())
+            .await
+            .map_err(|error| Fatal::Listen { address: config.listen.clone(), why: error.to_string() })?;
         let failure = watch::Sender::new(None);
         let host = Arc::new(Self { config, clock, disk, storage, transport, server, directory, failure });
         host.watch_storage();
@@ -259,7 +262,8 @@ impl Host {
         };
         let log = self.storage.log(id);
         let network = self.transport.factory(id);
-        let raft = openraft::Raft::new(self.config.node.0, raft_config.openraft()?, network, log.clone(), machine);
+        let raft =
+            openraft::Raft::new(self.config.node.0, raft_config.openraft()?, network, log.clone(), machine);
         let raft = raft.await.map_err(|error| failed(error.to_string()))?;
         let live_bytes = {
             let log = log.clone();
@@ -337,7 +341,8 @@ impl Host {
     async fn meet(&self, own: &Formation, other: NodeId, address: &str) -> Option<Acquaintance> {
         let question = own.question(self.config.node);
         let call = self.transport.call(other, address, FORMATION_SERVICE, question, FORMATION_PACE);
-        let answer = call.await.inspect_err(|error| tracing::debug!(%other, %error, "first member is not met yet"));
+        let answer =
+            call.await.inspect_err(|error| tracing::debug!(%other, %error, "first member is not met yet"));
         Acquaintance::decode(answer.ok()?).ok()
     }
 

@@ -25,7 +25,9 @@ mod transport;
 mod types;
 
 pub use config::RaftConfig;
-pub use disk::{Disk, DiskCounters, DiskError, Effect, Fault, SimulatedDisk, SledDisk, Table, VALUE_BYTES_MAX};
+pub use disk::{
+    Disk, DiskCounters, DiskError, Effect, Fault, SimulatedDisk, SledDisk, Table, VALUE_BYTES_MAX,
+};
 pub use error::{Fatal, MemberError, ProposeError, ReadError};
 pub use group::Group;
 pub use host::{Host, HostConfig, Services};

@@ -134,7 +134,10 @@ impl GroupLog {
         if plan.runs.is_empty() {
             return Ok(limit(plan.memory, bytes_max));
         }
-        Err(StorageError::Refused(format!("entries of {} moved {READ_ATTEMPTS} times while being read", self.group.id)))
+        Err(StorageError::Refused(format!(
+            "entries of {} moved {READ_ATTEMPTS} times while being read",
+            self.group.id
+        )))
     }
 }
 
@@ -205,10 +208,7 @@ impl RaftLogReader<TypeConfig> for GroupLog {
     }
 
     /// In pieces, so that a replica that has much to apply does not hold it all in memory.
-    async fn entries_stream<RB>(
-        &mut self,
-        range: RB,
-    ) -> impl Stream<Item = io::Result<Entry>> + Send
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + Send
     where
         RB: RangeBounds<u64> + Clone + Debug + Send,
     {

@@ -33,7 +33,10 @@ fn overhear<M: Machine>(staleness: &Staleness, shared: &Shared<M>, request: &App
 }
 
 impl<M: Machine> Replica for Inner<M> {
-    fn append(&self, request: AppendEntriesRequest) -> BoxFuture<'static, Result<StreamAppendResult, Stopped>> {
+    fn append(
+        &self,
+        request: AppendEntriesRequest,
+    ) -> BoxFuture<'static, Result<StreamAppendResult, Stopped>> {
         overhear(&self.staleness, &self.shared, &request);
         let (prev, raft) = (request.prev_log_id, self.raft.clone());
         let last = request.entries.last().map(|entry| entry.log_id).or(prev);
@@ -93,7 +96,11 @@ impl<M: Machine> SnapshotSink for Sink<M> {
         async move { Ok(self.writer.append(piece).await?) }.boxed()
     }
 
-    fn install(self: Box<Self>, vote: Vote, meta: SnapshotMeta) -> BoxFuture<'static, io::Result<SnapshotResponse>> {
+    fn install(
+        self: Box<Self>,
+        vote: Vote,
+        meta: SnapshotMeta,
+    ) -> BoxFuture<'static, io::Result<SnapshotResponse>> {
         async move {
             let snapshot: Snapshot = self.writer.finish(meta.clone()).await?;
             let received = openraft::Snapshot { meta, snapshot };

@@ -68,7 +68,9 @@ impl Proposer {
         let (reply, answer) = oneshot::channel();
         self.queue.try_send(Proposal { command, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded(self.group),
-            mpsc::error::TrySendError::Closed(_) => ProposeError::NotLeader { group: self.group, leader: None },
+            mpsc::error::TrySendError::Closed(_) => {
+                ProposeError::NotLeader { group: self.group, leader: None }
+            }
         })?;
         answer.await.unwrap_or(Err(ProposeError::Unknown { group: self.group, why: "the group stopped" }))
     }

@@ -63,7 +63,9 @@ async fn run<S>(
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(ReadError::NotLeader { group, leader: leader_of(&forward) })
             }
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(ReadError::NoQuorum(group)),
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                Err(ReadError::NoQuorum(group))
+            }
             Err(RaftError::Fatal(_)) => Err(ReadError::Stopped(group)),
         };
         for reply in round.drain(..) {

@@ -11,8 +11,8 @@ use crate::snapshot::{Snapshot, SnapshotStore};
 use crate::types::{Answers, LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::OptionalSend;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use proto::GroupId;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -136,7 +136,11 @@ impl<M: Machine> Shared<M> {
             machine.load(&piece).map_err(io::Error::other)?;
         }
         let mut state = self.lock_write();
-        assert!(state.applied <= meta.last_log_id, "a snapshot never takes a machine back: {:?}", state.applied);
+        assert!(
+            state.applied <= meta.last_log_id,
+            "a snapshot never takes a machine back: {:?}",
+            state.applied
+        );
         *state = State { machine, applied: meta.last_log_id, membership: meta.last_membership.clone() };
         drop(state);
         self.applied.send_replace(meta.last_log_id.map_or(0, |id| id.index()));
@@ -236,7 +240,8 @@ impl<M: Machine> Builder<M> {
                 pieces.push(Bytes::from(step.bytes));
             }
             if step.remaining == 0 {
-                let end = SnapshotMeta { last_log_id: state.applied, last_membership: state.membership.clone() };
+                let end =
+                    SnapshotMeta { last_log_id: state.applied, last_membership: state.membership.clone() };
                 return Step { pieces, remaining: 0, end: Some(end) };
             }
             if step.remaining > COPY_LAST_BYTES && !finish {

@@ -199,8 +199,8 @@ impl fmt::Debug for Tables {
     }
 }
 
-/// Tables to be removed, which the log writer does between two records. What is still in here when the storage
-/// closes is removed when it is next opened.
+/// Tables to be removed, oldest first, which the log writer sees to. What is still in here when the storage
+/// closes is removed once it is open again.
 #[derive(Debug)]
 pub(crate) struct Bin {
     tables: Mutex<Vec<String>>,
@@ -212,11 +212,17 @@ impl Bin {
         Self { tables: Mutex::default(), queue }
     }
 
-    fn throw(&self, tables: impl Iterator<Item = String>) {
+    /// Adds tables that nobody needs any more.
+    pub(crate) fn throw(&self, tables: impl Iterator<Item = String>) {
         lock(&self.tables).extend(tables);
         self.queue.nudge();
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.tables).is_empty()
+    }
+
+    /// Takes everything out.
     pub(crate) fn empty(&self) -> Vec<String> {
         std::mem::take(&mut lock(&self.tables))
     }

@@ -141,11 +141,6 @@ impl Storage {
         self.handle.shared.failure.subscribe()
     }
 
-    /// About what the entries of a group's log take that were not purged.
-    pub(crate) fn log_bytes(&self, group: GroupId) -> u64 {
-        self.log(group).bytes()
-    }
-
     /// The bytes that everything takes on disk, snapshots included.
     ///
     /// # Errors

@@ -37,13 +37,15 @@ mod receive_snapshot;
 mod server;
 mod snapshot;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use call::CallError;
 pub use config::TransportConfig;
 pub use inbound::Refusal;
 pub(crate) use inbound::{Inbound, Replica, SnapshotSink, Stopped};
 pub(crate) use server::Server;
-pub(crate) use snapshot::{PieceReader, Pieces};
+use snapshot::Pieces;
 pub use stats::{LaneStats, RaftCalls, TransportStats};
 
 use crate::network::Network;
@@ -79,7 +81,12 @@ impl Transport {
     /// # Panics
     /// If the configuration is invalid (see [`TransportConfig::validate`]) or the cluster's name is longer than
     /// 255 bytes.
-    pub(crate) fn new(node: NodeId, cluster: String, network: Arc<dyn Network>, config: TransportConfig) -> Arc<Self> {
+    pub(crate) fn new(
+        node: NodeId,
+        cluster: String,
+        network: Arc<dyn Network>,
+        config: TransportConfig,
+    ) -> Arc<Self> {
         assert_eq!(config.validate(), Ok(()), "the transport is given a configuration that was validated");
         assert!(cluster.len() <= CLUSTER_BYTES_MAX, "a cluster's name has at most {CLUSTER_BYTES_MAX} bytes");
         let local = Local {

@@ -45,7 +45,9 @@ fn modified(path: &Path) -> Option<SystemTime> {
 
 fn build(profile: &Path) {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "-p", "flotilla"]).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    cargo
+        .args(["build", "--quiet", "-p", "flotilla"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     if profile.file_name().is_some_and(|name| name == "release") {
         cargo.arg("--release");
     }

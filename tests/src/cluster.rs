@@ -26,7 +26,8 @@ impl Shape {
     /// With elections that take a quarter of the usual time: for tests that have many.
     #[must_use]
     pub fn with_fast_elections(mut self) -> Self {
-        let settings = ["heartbeat_interval_ms=40", "election_timeout_ms_min=200", "election_timeout_ms_max=400"];
+        let settings =
+            ["heartbeat_interval_ms=40", "election_timeout_ms_min=200", "election_timeout_ms_max=400"];
         self.settings.extend(settings.map(|setting| format!("raft.{setting}")));
         self
     }
@@ -52,7 +53,8 @@ impl Cluster {
 
     /// The nodes, not started yet.
     fn prepare(shape: &Shape) -> Self {
-        let directory = tempfile::Builder::new().prefix("flotilla-test-").tempdir().expect("a temporary directory");
+        let directory =
+            tempfile::Builder::new().prefix("flotilla-test-").tempdir().expect("a temporary directory");
         let ports = Ports::take(2 * shape.nodes);
         let (peer, http) = (|node: u16| ports.address(2 * node), |node: u16| ports.address(2 * node + 1));
         let member = |node| format!("{}={}/{}", node + 1, peer(node), http(node));

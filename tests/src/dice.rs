@@ -18,7 +18,9 @@ impl Dice {
     /// If the variable is no number.
     pub fn roll(test: &str) -> Self {
         let seed = match std::env::var(VARIABLE) {
-            Ok(text) => text.parse().unwrap_or_else(|_| panic!("{VARIABLE} must be a whole number, not {text}")),
+            Ok(text) => {
+                text.parse().unwrap_or_else(|_| panic!("{VARIABLE} must be a whole number, not {text}"))
+            }
             // A hasher's keys are the standard library's one source of randomness.
             Err(_) => RandomState::new().hash_one(test),
         };
@@ -26,8 +28,8 @@ impl Dice {
         Self(seed)
     }
 
-    /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    /// 64 random bits.
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.0;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -37,11 +39,11 @@ impl Dice {
 
     /// A number in `range`, which must not be empty.
     pub fn within(&mut self, range: std::ops::Range<u64>) -> u64 {
-        range.start + self.next() % (range.end - range.start)
+        range.start + self.draw() % (range.end - range.start)
     }
 
     /// So many random bytes.
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.next().to_le_bytes()[0]).collect()
+        (0..count).map(|_| self.draw().to_le_bytes()[0]).collect()
     }
 }

@@ -90,8 +90,13 @@ impl Node {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "n{} runs already", self.id);
         let log = open_log(&self.log);
-        let started =
-            command().arg("server").args(&self.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        let started = command()
+            .arg("server")
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
         self.child = Some(started.expect("the binary can be started"));
     }
 
@@ -177,7 +182,11 @@ pub(crate) async fn terminate(child: &Child) {
 }
 
 fn open_log(path: &Path) -> File {
-    OpenOptions::new().create(true).append(true).open(path).expect("the log lies in a directory of the test's own")
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .expect("the log lies in a directory of the test's own")
 }
 
 fn log_end(path: &Path) -> String {

@@ -15,8 +15,12 @@ const ALLOWED: [(&str, &[&str]); 6] = [
 ];
 
 /// What only one crate may know, so that it can be replaced there.
-const ONE_DOOR: [(&str, &str); 4] =
-    [("openraft", "raftstore"), ("openraft-rt", "raftstore"), ("openraft-rt-tokio", "raftstore"), ("sled", "raftstore")];
+const ONE_DOOR: [(&str, &str); 4] = [
+    ("openraft", "raftstore"),
+    ("openraft-rt", "raftstore"),
+    ("openraft-rt-tokio", "raftstore"),
+    ("sled", "raftstore"),
+];
 
 /// Each of our crates with everything that it depends on, for building and for its tests.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
@@ -30,7 +34,9 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
     let name = |value: &Value| value["name"].as_str().expect("packages have names").to_owned();
     let packages = metadata["packages"].as_array().expect("packages are a list");
-    let of = |package: &Value| package["dependencies"].as_array().expect("dependencies are a list").iter().map(name).collect();
+    let of = |package: &Value| {
+        package["dependencies"].as_array().expect("dependencies are a list").iter().map(name).collect()
+    };
     packages.iter().map(|package| (name(package), of(package))).collect()
 }
 
@@ -41,7 +47,8 @@ fn only_drawn_arrows() {
     let drawn: BTreeMap<&str, &[&str]> = ALLOWED.into_iter().collect();
     for (package, on) in &dependencies {
         let allowed = drawn.get(package.as_str());
-        let allowed = allowed.unwrap_or_else(|| panic!("{package} is not drawn: docs/architecture/README.md and here"));
+        let allowed =
+            allowed.unwrap_or_else(|| panic!("{package} is not drawn: docs/architecture/README.md and here"));
         for other in on.iter().filter(|name| dependencies.contains_key(*name)) {
             assert!(allowed.contains(&other.as_str()), "forbidden arrow: {package} → {other}");
         }

@@ -7,7 +7,15 @@ use tokio::process::Command;
 /// Runs curl and returns the status that it was answered and the body.
 async fn curl(args: &[&str]) -> (u16, Vec<u8>) {
     let output = Command::new("curl")
-        .args(["--silent", "--show-error", "--path-as-is", "--max-time", "60", "--write-out", "\n%{http_code}"])
+        .args([
+            "--silent",
+            "--show-error",
+            "--path-as-is",
+            "--max-time",
+            "60",
+            "--write-out",
+            "\n%{http_code}",
+        ])
         .args(args)
         .output()
         .await
@@ -65,12 +73,31 @@ async fn any_bytes_round_trip() {
 async fn awkward_keys_stay_apart() {
     let cluster = Cluster::start(Shape { nodes: 1, ..Shape::default() }).await;
     let (nodes, file) = (cluster.seeds(), cluster.directory().join("upload"));
-    let mut keys: Vec<String> = [
-        "a/b", "a//b", "/a", "a/", "a/./b", "a/../b", "..", ".", "a%2Fc", "%25", "%2525", "%00", "%0A", "+", "%20", "a;b",
-        "a=b&c", "%3F", "%23", "{room1}/a", "%C3%A4",
-    ]
-    .map(|key| key.replace('{', "%7B").replace('}', "%7D"))
-    .to_vec();
+    // A last part that is empty or dots is encoded: curl -T would put the file's name in its place.
+    let awkward = [
+        "a/b",
+        "a//b",
+        "/a",
+        "a%2F",
+        "a/./b",
+        "a/../b",
+        "%2E%2E",
+        "%2E",
+        "a%2Fc",
+        "%25",
+        "%2525",
+        "%00",
+        "%0A",
+        "+",
+        "%20",
+        "a;b",
+        "a=b&c",
+        "%3F",
+        "%23",
+        "%7Broom1%7D/a",
+        "%C3%A4",
+    ];
+    let mut keys: Vec<String> = awkward.map(String::from).to_vec();
     keys.extend((0..=255).step_by(5).map(|byte: usize| encoded(&[b'k', byte as u8])));
     for (number, key) in keys.iter().enumerate() {
         tokio::fs::write(&file, number.to_string()).await.expect("written");
@@ -80,6 +107,10 @@ async fn awkward_keys_stay_apart() {
     }
     for (number, key) in keys.iter().enumerate() {
         let (status, body) = curl(&[&format!("http://{}/v1/kv/{key}", nodes[0])]).await;
-        assert_eq!((status, String::from_utf8_lossy(&body).as_ref()), (200, number.to_string().as_str()), "GET {key}");
+        assert_eq!(
+            (status, String::from_utf8_lossy(&body).as_ref()),
+            (200, number.to_string().as_str()),
+            "GET {key}"
+        );
     }
 }

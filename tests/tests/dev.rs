@@ -30,7 +30,11 @@ async fn signal(child: &Child, name: &str) {
 }
 
 async fn exit_code(mut child: Child) -> Option<i32> {
-    tokio::time::timeout(PATIENCE, child.wait()).await.expect("it ends in time").expect("it can be waited for").code()
+    tokio::time::timeout(PATIENCE, child.wait())
+        .await
+        .expect("it ends in time")
+        .expect("it can be waited for")
+        .code()
 }
 
 /// One line says that all nodes answer; a key put through one is read through another; the status shows a leader; and
@@ -44,7 +48,8 @@ async fn a_cluster_in_one_process() {
         let urls: Vec<String> = (1..=3).map(|node| format!("http://{}", ports.address(node))).collect();
         assert!(urls.iter().all(|url| line.contains(url)), "{line}");
         let http = reqwest::Client::new();
-        let put = http.put(format!("{}/v1/kv/greeting", urls[0])).body("hello").send().await.expect("answered");
+        let put =
+            http.put(format!("{}/v1/kv/greeting", urls[0])).body("hello").send().await.expect("answered");
         assert_eq!(put.status(), 201);
         let got = http.get(format!("{}/v1/kv/greeting", urls[2])).send().await.expect("answered");
         assert_eq!(got.bytes().await.expect("a body"), "hello");

@@ -39,7 +39,8 @@ fn with<T>(ledger: &Shared, change: impl FnOnce(&mut Ledger) -> T) -> T {
 /// Writes until it is aborted. Every write is noted as tried before it is sent and as acknowledged after.
 async fn write(client: Client, ledger: Shared, round: u64, writer: u64) {
     for number in 0.. {
-        let (key, value) = (format!("put/{round:02}/{writer}/{number:06}"), format!("value {round} {number}"));
+        let (key, value) =
+            (format!("put/{round:02}/{writer}/{number:06}"), format!("value {round} {number}"));
         with(&ledger, |ledger| ledger.puts.insert(key.clone(), (value.clone(), Known::Tried)));
         if client.put(&key, &value).await.is_ok() {
             with(&ledger, |ledger| ledger.puts.insert(key, (value, Known::Acknowledged)));
@@ -51,7 +52,9 @@ async fn write(client: Client, ledger: Shared, round: u64, writer: u64) {
             tokens.len() - 1
         });
         if client.append(&key, &token).await.is_ok() {
-            with(&ledger, |ledger| ledger.appends.get_mut(&key).expect("noted above")[place].1 = Known::Acknowledged);
+            with(&ledger, |ledger| {
+                ledger.appends.get_mut(&key).expect("noted above")[place].1 = Known::Acknowledged
+            });
         }
     }
 }
@@ -122,5 +125,8 @@ async fn nothing_acknowledged_is_lost() {
         ledger.puts.values().filter(|(_, known)| *known == Known::Acknowledged).count()
     });
     println!("{acknowledged} puts were acknowledged in all");
-    assert!(acknowledged as u64 > ROUNDS, "too few writes were acknowledged to prove anything: {acknowledged}");
+    assert!(
+        acknowledged as u64 > ROUNDS,
+        "too few writes were acknowledged to prove anything: {acknowledged}"
+    );
 }

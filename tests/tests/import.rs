@@ -10,23 +10,26 @@ const WORDS: &str = "/usr/share/dict/words";
 /// same file again, byte for byte.
 #[tokio::test(flavor = "multi_thread")]
 async fn word_list_survives_its_leader() {
-    let words = std::fs::read(WORDS)
-        .unwrap_or_else(|error| panic!("this test imports {WORDS} (Debian: apt-get install wamerican): {error}"));
+    let words = std::fs::read(WORDS).unwrap_or_else(|error| {
+        panic!("this test imports {WORDS} (Debian: apt-get install wamerican): {error}")
+    });
     let lines = words.iter().filter(|byte| **byte == b'\n').count() as u64;
     let mut cluster = Cluster::start(Shape::default()).await;
     let nodes = cluster.seeds().join(",");
     let leader = cluster.leader(1).await;
     let import = tokio::spawn({
         let nodes = nodes.clone();
-        async move { run(["kv", "--nodes", &nodes, "--timeout", "60s", "import", WORDS]).await }
+        async move {
+            run(["kv", "--nodes", &nodes, "--timeout", "60s", "import", "--format", "lines", WORDS]).await
+        }
     });
     let halfway = format!("half of {lines} lines are imported");
     eventually(&halfway, || async {
+        assert!(!import.is_finished(), "the import was over before the leader could be killed");
         let status = cluster.nodes()[leader as usize - 1].get_json("/v1/status").await?;
         (status["groups"][0]["keys"].as_u64()? >= lines / 2).then_some(())
     })
     .await;
-    assert!(!import.is_finished(), "the import was over before the leader could be killed");
     cluster.node(leader).kill().await;
     let import = import.await.expect("the import's task ends");
     assert_eq!(import.code(), Some(0), "{}", import.stderr);
@@ -39,6 +42,6 @@ async fn word_list_survives_its_leader() {
 
 async fn export(nodes: &str, to: &Path) {
     let to = to.to_str().expect("an ASCII path");
-    let export = run(["kv", "--nodes", nodes, "--timeout", "60s", "export", to]).await;
+    let export = run(["kv", "--nodes", nodes, "--timeout", "60s", "export", "--format", "lines", to]).await;
     assert_eq!(export.code(), Some(0), "{}", export.stderr);
 }

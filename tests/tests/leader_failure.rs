@@ -22,7 +22,12 @@ const APPENDS_EACH: usize = 20;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 async fn connect(cluster: &Cluster) -> Client {
-    Client::builder().seeds(cluster.seeds()).deadline(DEADLINE).connect().await.expect("a cluster that is ready")
+    Client::builder()
+        .seeds(cluster.seeds())
+        .deadline(DEADLINE)
+        .connect()
+        .await
+        .expect("a cluster that is ready")
 }
 
 /// Kills the leader; the others elect a new one by themselves.
@@ -87,7 +92,8 @@ async fn appends_take_effect_once_across_leaders() {
     }
     let expected: String = (0..APPENDS_EACH).map(|append| format!("{append},")).collect();
     for number in 0..CLIENTS {
-        let value = clients[0].get(format!("client/{number}")).await.expect("a cluster that is ready answers");
+        let value =
+            clients[0].get(format!("client/{number}")).await.expect("a cluster that is ready answers");
         assert_eq!(value.expect("appended").bytes, expected, "client {number}");
     }
 }

@@ -43,7 +43,8 @@ pub(crate) fn load(file: Option<&Path>, layers: &Layers<'_>) -> Result<(Config, 
 }
 
 fn read(path: &Path) -> Result<Table, Error> {
-    let refuse = |why: String| Error::Usage(format!("cannot read the configuration {}: {why}", path.display()));
+    let refuse =
+        |why: String| Error::Usage(format!("cannot read the configuration {}: {why}", path.display()));
     let size = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?.len();
     if size > FILE_BYTES_MAX {
         return Err(refuse(format!("it is larger than {FILE_BYTES_MAX} bytes")));
@@ -91,7 +92,8 @@ fn start<T>(spanned: &Spanned<T>) -> usize {
 
 fn unknown(path: &str, fields: &[Field]) -> String {
     let name = path.rsplit('.').next().unwrap_or(path);
-    let siblings = |field: &&Field| field.path.rsplit_once('.').map(|it| it.0) == path.rsplit_once('.').map(|it| it.0);
+    let siblings =
+        |field: &&Field| field.path.rsplit_once('.').map(|it| it.0) == path.rsplit_once('.').map(|it| it.0);
     let near_path = nearest(path, fields.iter().map(|field| field.path.as_str()));
     let elsewhere = || fields.iter().find(|field| field.path.rsplit('.').next() == Some(name));
     match near_path.or_else(|| elsewhere().map(|field| field.path.as_str())) {
@@ -125,7 +127,9 @@ fn environment(table: &mut Table, fields: &[Field], all: &[(String, String)]) ->
 fn stray_variable(name: &str, fields: &[Field]) -> String {
     let variables: Vec<String> = fields.iter().map(Field::variable).collect();
     match nearest(name, variables.iter().map(String::as_str)) {
-        Some(near) => format!("environment variable {name} is no setting and is ignored, did you mean {near}?"),
+        Some(near) => {
+            format!("environment variable {name} is no setting and is ignored, did you mean {near}?")
+        }
         None => format!("environment variable {name} is no setting and is ignored"),
     }
 }
@@ -184,7 +188,9 @@ mod tests {
     /// The environment overrules the file, flags overrule both, and what nobody names keeps its default.
     #[test]
     fn order_of_layers() {
-        let file = file("cluster = 'file'\nnode = 3\n[raft]\nheartbeat_interval_ms = 70\nelection_timeout_ms_min = 400");
+        let file = file(
+            "cluster = 'file'\nnode = 3\n[raft]\nheartbeat_interval_ms = 70\nelection_timeout_ms_min = 400",
+        );
         let layers = Layers {
             environment: vec![
                 ("FLOTILLA_CLUSTER".into(), "environment".into()),
@@ -254,7 +260,8 @@ mod tests {
     /// A mistyped variable is pointed out; what belongs to other commands is not.
     #[test]
     fn stray_variables_are_warned_of() {
-        let environment = ["FLOTILLA_HTTP_LISTN", "FLOTILLA_LOG", "FLOTILLA_NODES", "FLOTILLA_PORT_7101_TCP_ADDR"];
+        let environment =
+            ["FLOTILLA_HTTP_LISTN", "FLOTILLA_LOG", "FLOTILLA_NODES", "FLOTILLA_PORT_7101_TCP_ADDR"];
         let environment = environment.iter().map(|name| ((*name).to_owned(), "x".to_owned())).collect();
         let (_, warnings) = load(None, &Layers { environment, flags: &[] }).expect("warnings only");
         assert_eq!(warnings.len(), 2, "{warnings:?}");

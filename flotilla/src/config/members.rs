@@ -101,7 +101,8 @@ mod tests {
         .expect("a good table");
         assert_eq!(line, table);
         assert_eq!(line.0[&NodeId(2)].http, "b:7101");
-        let again: Members = toml::from_str(&toml::to_string(&table).expect("plain data")).expect("its own output");
+        let again: Members =
+            toml::from_str(&toml::to_string(&table).expect("plain data")).expect("its own output");
         assert_eq!(again, table);
     }
 

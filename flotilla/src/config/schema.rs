@@ -45,7 +45,8 @@ pub(crate) fn kind(value: &Value) -> &'static str {
 
 /// Every setting, in alphabetical order of sections and fields.
 pub(crate) fn fields() -> Vec<Field> {
-    let defaults = Table::try_from(Config::default()).expect("the defaults are plain data that TOML can hold");
+    let defaults =
+        Table::try_from(Config::default()).expect("the defaults are plain data that TOML can hold");
     let mut fields = Vec::new();
     collect(&defaults, "", &mut fields);
     fields
@@ -110,7 +111,9 @@ mod tests {
     /// The distance counts edits in both directions.
     #[test]
     fn distances() {
-        for (from, to, edits) in [("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3), ("same", "same", 0)] {
+        for (from, to, edits) in
+            [("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3), ("same", "same", 0)]
+        {
             assert_eq!(distance(from, to), edits, "{from} {to}");
         }
     }

@@ -118,7 +118,9 @@ pub(super) fn check(config: &Config) -> Result<(), String> {
         other => format!("raft {other}"),
     })?;
     raftstore::StorageConfig::from(&config.storage).validate().map_err(|what| format!("storage.{what}"))?;
-    raftstore::TransportConfig::from(&config.transport).validate().map_err(|what| format!("transport.{what}"))?;
+    raftstore::TransportConfig::from(&config.transport)
+        .validate()
+        .map_err(|what| format!("transport.{what}"))?;
     let limits = (&config.limits).into();
     kvserver::http::Config::from(&config.http).validate(&limits).map_err(|what| format!("http.{what}"))
 }

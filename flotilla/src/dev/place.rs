@@ -56,8 +56,9 @@ fn remember(path: &Path, birth: &Birth) -> Result<(), Error> {
     let file = path.join(BIRTH_FILE);
     match std::fs::read_to_string(&file) {
         Ok(text) => {
-            let first: Birth = toml::from_str(&text)
-                .map_err(|error| refuse("use", format!("its {BIRTH_FILE} is damaged: {}", error.message())))?;
+            let first: Birth = toml::from_str(&text).map_err(|error| {
+                refuse("use", format!("its {BIRTH_FILE} is damaged: {}", error.message()))
+            })?;
             if first == *birth {
                 return Ok(());
             }

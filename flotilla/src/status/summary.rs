@@ -51,9 +51,11 @@ impl Summary {
 
     /// Two tables, one of nodes and one of groups.
     pub(super) fn to_text(&self) -> String {
-        let mut nodes = vec![row(["NODE", "ADDRESS", "VERSION", "UPTIME", "DISK", "MEMORY", "REPLICAS", "LEADS"])];
+        let mut nodes =
+            vec![row(["NODE", "ADDRESS", "VERSION", "UPTIME", "DISK", "MEMORY", "REPLICAS", "LEADS"])];
         nodes.extend(self.nodes.iter().map(Report::row));
-        let mut groups = vec![row(["GROUP", "LEADER", "TERM", "COMMITTED", "KEYS", "BYTES", "LOG", "LAGGING"])];
+        let mut groups =
+            vec![row(["GROUP", "LEADER", "TERM", "COMMITTED", "KEYS", "BYTES", "LOG", "LAGGING"])];
         groups.extend(self.groups.iter().map(Group::row));
         format!("cluster {}\n\n{}\n{}", self.cluster, columns(&nodes), columns(&groups))
     }
@@ -84,7 +86,8 @@ impl Group {
     }
 
     fn row(&self) -> Vec<String> {
-        let lagging: Vec<String> = self.lagging.iter().map(|(node, lag)| format!("n{node} by {lag}")).collect();
+        let lagging: Vec<String> =
+            self.lagging.iter().map(|(node, lag)| format!("n{node} by {lag}")).collect();
         vec![
             format!("g{}", self.id),
             self.leader.map_or("NONE".into(), |node| format!("n{node}")),
@@ -112,8 +115,12 @@ impl Report {
 }
 
 fn status_row(address: &str, status: &NodeStatus) -> Vec<String> {
-    let leads: Vec<String> =
-        status.groups.iter().filter(|group| group.role == Role::Leader).map(|group| format!("g{}", group.id)).collect();
+    let leads: Vec<String> = status
+        .groups
+        .iter()
+        .filter(|group| group.role == Role::Leader)
+        .map(|group| format!("g{}", group.id))
+        .collect();
     vec![
         format!("n{}", status.id),
         address.to_owned(),
@@ -141,7 +148,8 @@ mod tests {
             _ => Vec::new(),
         };
         let group = GroupStatus { id: 1, role, term, leader, followers, keys: 9, ..GroupStatus::default() };
-        let status = NodeStatus { id: node, cluster: "c".into(), groups: vec![group], ..NodeStatus::default() };
+        let status =
+            NodeStatus { id: node, cluster: "c".into(), groups: vec![group], ..NodeStatus::default() };
         Report { address: format!("h{node}:1"), status: Some(status), error: None }
     }
 

@@ -5,10 +5,10 @@
 
 use crate::http::permit::{Gate, Permit};
 use crate::http::problem::Problem;
+use axum::body::{Body, HttpBody};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
-use hyper::body::{Body, Incoming};
 use hyper::header::EXPECT;
 use proto::{Code, Error};
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(crate) struct BodyLimits<'a> {
 /// A body on its way in.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
-    incoming: Incoming,
+    incoming: Body,
     /// The declared length; `None` where the body comes in chunks.
     declared: Option<u64>,
     /// The caller waits for `100 Continue` before it sends.
@@ -47,7 +47,7 @@ pub(crate) struct RequestBody {
 }
 
 impl RequestBody {
-    pub(crate) fn new(incoming: Incoming, headers: &HeaderMap) -> Self {
+    pub(crate) fn new(incoming: Body, headers: &HeaderMap) -> Self {
         let declared = incoming.size_hint().exact();
         let ended = incoming.is_end_stream();
         Self { incoming, declared, waits: headers.contains_key(EXPECT), ended, given_up: false }
@@ -98,7 +98,7 @@ impl RequestBody {
 
     /// The bytes up to the end; `None` where there are more than `bytes_max`. A body that came in one piece is
     /// not copied.
-    async fn collect(&mut self, bytes_max: usize) -> Result<Option<Bytes>, hyper::Error> {
+    async fn collect(&mut self, bytes_max: usize) -> Result<Option<Bytes>, axum::Error> {
         let mut first = Bytes::new();
         let mut gathered = BytesMut::new();
         while let Some(chunk) = self.chunk().await? {
@@ -119,13 +119,13 @@ impl RequestBody {
         Ok(Some(if gathered.is_empty() { first } else { gathered.freeze() }))
     }
 
-    async fn drain(&mut self) -> Result<(), hyper::Error> {
+    async fn drain(&mut self) -> Result<(), axum::Error> {
         while self.chunk().await?.is_some() {}
         Ok(())
     }
 
     /// The next bytes; `None` at the end. Trailers are passed over.
-    async fn chunk(&mut self) -> Result<Option<Bytes>, hyper::Error> {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, axum::Error> {
         while let Some(frame) = self.incoming.frame().await {
             if let Ok(bytes) = frame?.into_data() {
                 return Ok(Some(bytes));

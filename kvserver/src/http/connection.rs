@@ -5,14 +5,16 @@
 //! that closes while its peer still sends first reads what comes, for a bounded time: closing with bytes unread
 //! makes the kernel reset the connection, and the peer would lose the answer that says why.
 
-use crate::http::front::{Front, Response};
+use crate::http::front::Front;
 use crate::http::problem::Problem;
 use crate::http::request_id::RequestId;
+use axum::Router;
+use axum::response::Response;
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service as HyperService;
-use hyper::{Request, Response as HyperResponse};
+use hyper::Request;
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -26,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tower_service::Service as _;
 
 /// How long a closing connection goes on reading what its peer still sends.
 pub(crate) const PARTING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -86,11 +89,11 @@ impl Activity {
 
 /// Serves one connection until it ends, is too slow, or `stop` says that it is enough: then the request in flight
 /// is finished and no other taken.
-pub(crate) async fn serve(stream: TcpStream, front: Arc<Front>, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn serve(stream: TcpStream, front: Arc<Front>, router: Router, mut stop: watch::Receiver<bool>) {
     let _open = front.traffic.connection();
     let activity = Arc::new(Activity::new());
     let socket = Socket { stream, front: Arc::clone(&front), activity: Arc::clone(&activity), closing: None };
-    let requests = Requests { front: Arc::clone(&front), activity: Arc::clone(&activity) };
+    let requests = Requests { router, activity: Arc::clone(&activity) };
     let mut connection = http1::Builder::new()
         .half_close(true)
         .header_read_timeout(None)
@@ -189,22 +192,23 @@ pub(crate) async fn part(mut stream: TcpStream, message: &[u8]) {
 
 /// What hyper calls with each request.
 struct Requests {
-    front: Arc<Front>,
+    router: Router,
     activity: Arc<Activity>,
 }
 
 impl HyperService<Request<Incoming>> for Requests {
-    type Response = HyperResponse<http_body_util::Full<bytes::Bytes>>;
+    type Response = Response;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response, Infallible>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (front, activity) = (Arc::clone(&self.front), Arc::clone(&self.activity));
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let (mut router, activity) = (self.router.clone(), Arc::clone(&self.activity));
         activity.enter(REQUEST);
+        request.extensions_mut().insert(Arc::clone(&activity));
         Box::pin(async move {
-            let response = front.answer(request, &activity).await;
+            let response = router.call(request).await;
             activity.enter(IDLE);
-            Ok(response)
+            response
         })
     }
 }

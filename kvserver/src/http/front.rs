@@ -14,9 +14,9 @@ use crate::http::target::Query;
 use crate::http::traffic::Traffic;
 use crate::http::{batch, key, list, observe};
 use crate::service::{Answers, Call, IdempotencyKey, Operation, Service};
+use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, StatusCode};
@@ -73,12 +73,11 @@ impl Front {
     }
 
     /// Answers one request; never fails.
-    pub(crate) async fn answer(&self, request: Request<Incoming>, connection: &Activity) -> Response {
+    pub(crate) async fn answer(&self, route: Route, request: Request<Body>, connection: &Activity) -> Response {
         let began = Instant::now();
         let (head, incoming) = request.into_parts();
         let mut body = RequestBody::new(incoming, &head.headers);
         let asked = Asked { head: &head, id: RequestId::of(&head.headers) };
-        let route = Route::of(head.uri.path());
         let span =
             tracing::debug_span!("request", id = %asked.id, method = %head.method, route = route.path());
         let mut response = self.dispatch(route, &asked, &mut body).instrument(span).await;

@@ -36,22 +36,6 @@ impl Route {
         Self::Unknown,
     ];
 
-    /// The route of a path, exactly as the caller wrote it.
-    pub(crate) fn of(path: &str) -> Self {
-        match path {
-            "/v1/kv" => Self::List,
-            "/v1/batch" => Self::Batch,
-            "/v1/cluster" => Self::Cluster,
-            "/v1/status" => Self::Status,
-            "/healthz" => Self::Health,
-            "/readyz" => Self::Ready,
-            "/metrics" => Self::Metrics,
-            "/openapi.json" => Self::OpenApi,
-            key if key.starts_with(KEY_PREFIX) => Self::Key,
-            _ => Self::Unknown,
-        }
-    }
-
     /// The path as documents and metrics write it.
     pub(crate) fn path(self) -> &'static str {
         match self {
@@ -116,18 +100,5 @@ mod tests {
             route.methods().split(", ").map(|method| (route.path().to_owned(), method.to_owned()))
         });
         assert_eq!(documented, served.collect());
-    }
-
-    /// A route's own path leads to it, and near misses lead nowhere.
-    #[test]
-    fn paths_are_exact() {
-        for route in Route::ALL {
-            assert_eq!(Route::of(route.path()), route);
-        }
-        for path in ["/", "*", "", "/v1", "/v1/kvx", "//v1/kv/a", "/V1/kv/a", "/healthz/", "/v1/batch/"] {
-            assert_eq!(Route::of(path), Route::Unknown, "{path}");
-        }
-        assert_eq!(Route::of("/v1/kv/"), Route::Key);
-        assert_eq!(Route::of("/v1/kv//../x"), Route::Key);
     }
 }

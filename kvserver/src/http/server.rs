@@ -5,7 +5,9 @@ use crate::http::connection::{self, PARTING_TIMEOUT, part, stopped};
 use crate::http::front::Front;
 use crate::http::problem::Problem;
 use crate::http::request_id::RequestId;
+use crate::http::router::router;
 use crate::service::Service;
+use axum::Router;
 use proto::{Code, Error};
 use std::io;
 use std::net::SocketAddr;
@@ -74,7 +76,8 @@ impl Server {
         let local = listener.local_addr().map_err(refused)?;
         let (stop, stopped) = watch::channel(false);
         let front = Arc::new(Front::new(config, service));
-        let accepting = tokio::spawn(accept(listener, front, stopped));
+        let router = router(Arc::clone(&front));
+        let accepting = tokio::spawn(accept(listener, front, router, stopped));
         tracing::info!("http listens on {local}");
         Ok(Self { address: local, stop, accepting })
     }
@@ -111,7 +114,12 @@ impl Drop for Server {
 }
 
 /// Accepts until told to stop; hands back the connections that are still open.
-async fn accept(listener: TcpListener, front: Arc<Front>, mut stop: watch::Receiver<bool>) -> JoinSet<()> {
+async fn accept(
+    listener: TcpListener,
+    front: Arc<Front>,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) -> JoinSet<()> {
     let open = Arc::new(Semaphore::new(front.config.connections_max));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let mut connections = JoinSet::new();
@@ -126,7 +134,7 @@ async fn accept(listener: TcpListener, front: Arc<Front>, mut stop: watch::Recei
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     tracing::trace!("accepted {peer}");
-                    admit(stream, &front, &open, &refusals, &for_connections, &mut connections);
+                    admit(stream, &front, &router, &open, &refusals, &for_connections, &mut connections);
                 }
                 Err(error) => {
                     tracing::warn!("cannot accept connections: {error}");
@@ -141,6 +149,7 @@ async fn accept(listener: TcpListener, front: Arc<Front>, mut stop: watch::Recei
 fn admit(
     stream: TcpStream,
     front: &Arc<Front>,
+    router: &Router,
     open: &Arc<Semaphore>,
     refusals: &Arc<Semaphore>,
     stop: &watch::Receiver<bool>,
@@ -150,9 +159,9 @@ fn admit(
         return tracing::debug!("connection was gone when it was accepted: {error}");
     }
     if let Ok(permit) = Arc::clone(open).try_acquire_owned() {
-        let (front, stop) = (Arc::clone(front), stop.clone());
+        let (front, router, stop) = (Arc::clone(front), router.clone(), stop.clone());
         connections.spawn(async move {
-            connection::serve(stream, front, stop).await;
+            connection::serve(stream, front, router, stop).await;
             drop(permit);
         });
         return;

@@ -27,6 +27,7 @@ fn cost_of_a_request() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let stand = Stand::new().await;
+                stand.fake.state.lock().unwrap().forgets = true;
                 let before = busy_ns();
                 started.send(stand.address).unwrap();
                 finished.await.unwrap();

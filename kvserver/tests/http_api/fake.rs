@@ -28,6 +28,8 @@ pub(crate) struct State {
     pub(crate) failure: Option<Error>,
     pub(crate) not_ready: Option<String>,
     pub(crate) lag_ms: u64,
+    /// Calls are carried out without being recorded.
+    pub(crate) forgets: bool,
     revision: u64,
 }
 
@@ -87,8 +89,11 @@ impl Fake {
     }
 }
 
+/// The new value from the old; none deletes.
+type Change<'a> = Option<&'a dyn Fn(&[u8]) -> Bytes>;
+
 impl State {
-    fn write(&mut self, key: &Bytes, expect: Expect, value: Option<&dyn Fn(&[u8]) -> Bytes>) -> Answer {
+    fn write(&mut self, key: &Bytes, expect: Expect, value: Change<'_>) -> Answer {
         let current = self.keys.get(key).cloned();
         let version = current.as_ref().map_or(0, |entry| entry.version);
         let holds = match expect {
@@ -177,7 +182,9 @@ impl Service for Fake {
             self.passage().await;
             assert!(call.operations[0] != Operation::Get { key: Bytes::from_static(b"panic") }, "as asked");
             let mut state = self.state.lock().unwrap();
-            state.calls.push(call.clone());
+            if !state.forgets {
+                state.calls.push(call.clone());
+            }
             if let Some(failure) = &state.failure {
                 return Err(failure.clone());
             }

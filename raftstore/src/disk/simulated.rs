@@ -63,7 +63,7 @@ pub struct SimulatedDisk {
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct State {
     /// Names as reads see them.
     names: BTreeMap<String, u64>,
@@ -144,6 +144,13 @@ impl SimulatedDisk {
         state.dead = true;
         let survived = state.survivors(&mut StdRng::seed_from_u64(seed));
         Self { state: Arc::new(Mutex::new(survived)) }
+    }
+
+    /// A copy of the disk as it stands, unsynced changes and all; neither knows of the other.
+    pub fn duplicate(&self) -> Self {
+        let mut state = lock(&self.state).clone();
+        state.contents.values_mut().for_each(|table| table.handles = 0);
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 
     /// Flips one bit of one durable value, both chosen by `seed`, and says in which table and under which
@@ -247,7 +254,8 @@ impl State {
     fn collect(&mut self) {
         let Self { names, durable_names, changes, contents, .. } = self;
         let named = |id: u64| names.values().chain(durable_names.values()).any(|&named| named == id);
-        let made = |id: u64| changes.iter().any(|change| matches!(change, Change::Made(_, made) if *made == id));
+        let made =
+            |id: u64| changes.iter().any(|change| matches!(change, Change::Made(_, made) if *made == id));
         contents.retain(|&id, table| table.handles > 0 || named(id) || made(id));
     }
 

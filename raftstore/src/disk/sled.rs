@@ -65,7 +65,9 @@ struct Root {
 
 #[derive(Debug)]
 struct Mark {
-    file: Option<File>,
+    file: Option<Arc<File>>,
+    /// Whether the file's name is durable.
+    named: bool,
     /// The slot that the next mark goes to: never the one that holds the greatest.
     next_slot: usize,
 }
@@ -100,7 +102,7 @@ impl SledDisk {
         let root = Arc::new(Root { path: path.to_path_buf(), _lock: lock });
         let disk = Self {
             root,
-            mark: Mutex::new(Mark { file: None, next_slot: 0 }),
+            mark: Mutex::new(Mark { file: None, named: false, next_slot: 0 }),
             registry: Arc::default(),
         };
         disk.finish_removals()?;
@@ -145,15 +147,15 @@ impl SledDisk {
         Ok(opened)
     }
 
-    fn with_mark<T>(&self, work: impl FnOnce(&File, &mut usize) -> std::io::Result<T>) -> Result<T, DiskError> {
-        let path = self.root.path.join("mark");
-        let mut mark = lock(&self.mark);
-        let Mark { file, next_slot } = &mut *mark;
-        let file = match file {
-            Some(file) => file,
-            None => file.insert(open_file(&path)?),
-        };
-        work(file, next_slot).map_err(failed("write", &path))
+    fn mark_path(&self) -> PathBuf {
+        self.root.path.join("mark")
+    }
+
+    fn mark_file(&self, mark: &mut Mark) -> Result<Arc<File>, DiskError> {
+        if mark.file.is_none() {
+            mark.file = Some(Arc::new(open_file(&self.mark_path())?));
+        }
+        Ok(Arc::clone(mark.file.as_ref().expect("the file was opened just now")))
     }
 }
 
@@ -215,7 +217,7 @@ impl Disk for SledDisk {
     }
 
     fn read_mark(&self) -> Result<Option<u64>, DiskError> {
-        let path = self.root.path.join("mark");
+        let path = self.mark_path();
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -227,10 +229,7 @@ impl Disk for SledDisk {
         };
         let [first, second] = SLOT_OFFSETS.map(slot);
         let greatest = first.max(second);
-        self.with_mark(|_, next_slot| {
-            *next_slot = usize::from(first >= second);
-            Ok(())
-        })?;
+        lock(&self.mark).next_slot = usize::from(first >= second);
         match greatest {
             // Nothing whole, but nothing else either: its creation was cut short.
             None if bytes.iter().all(|&byte| byte == 0) => Ok(None),
@@ -239,17 +238,23 @@ impl Disk for SledDisk {
         }
     }
 
-    fn write_mark(&self, mark: u64) -> Result<(), DiskError> {
-        self.with_mark(|file, next_slot| {
-            file.write_all_at(&put_slot(mark), SLOT_OFFSETS[*next_slot])?;
-            *next_slot = 1 - *next_slot;
-            Ok(())
-        })
+    fn write_mark(&self, value: u64) -> Result<(), DiskError> {
+        let mut mark = lock(&self.mark);
+        let file = self.mark_file(&mut mark)?;
+        let offset = SLOT_OFFSETS[mark.next_slot];
+        file.write_all_at(&put_slot(value), offset).map_err(failed("write", &self.mark_path()))?;
+        mark.next_slot = 1 - mark.next_slot;
+        Ok(())
     }
 
     fn sync_mark(&self) -> Result<(), DiskError> {
-        self.with_mark(|file, _| file.sync_data())?;
-        sync_folder(&self.root.path)
+        let (file, named) = {
+            let mut mark = lock(&self.mark);
+            (self.mark_file(&mut mark)?, std::mem::replace(&mut mark.named, true))
+        };
+        // Marks may be written meanwhile.
+        file.sync_data().map_err(failed("sync", &self.mark_path()))?;
+        if named { Ok(()) } else { sync_folder(&self.root.path) }
     }
 
     fn bytes(&self) -> Result<u64, DiskError> {
@@ -336,8 +341,11 @@ impl SledTable {
     /// The trees' names: the first number of each, in order.
     fn trees(&self) -> Vec<u64> {
         let names = self.database().tree_names();
-        let mut trees: Vec<u64> =
-            names.iter().filter_map(|name| <[u8; 8]>::try_from(&name[..]).ok()).map(u64::from_be_bytes).collect();
+        let mut trees: Vec<u64> = names
+            .iter()
+            .filter_map(|name| <[u8; 8]>::try_from(&name[..]).ok())
+            .map(u64::from_be_bytes)
+            .collect();
         trees.sort_unstable();
         trees
     }

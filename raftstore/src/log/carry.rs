@@ -13,21 +13,12 @@ use super::segment::{RecordReader, segment_name};
 use super::state::Group;
 use crate::storage::{Shared, StorageError};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Queues everything in `segment` that is still needed; clears `carrying` at the end. Blocks.
-pub(crate) async fn carry(shared: Arc<Shared>, segment: u64, carrying: Arc<AtomicBool>) {
-    match carry_runs(&shared, segment).await {
-        // Closing: the segment is emptied another time.
-        Ok(()) | Err(StorageError::Closed) => {}
-        Err(error) => shared.fail(error),
-    }
-    carrying.store(false, Ordering::Release);
-    // The writer looks again whether there is more to do.
-    shared.queue.nudge();
-}
-
-async fn carry_runs(shared: &Arc<Shared>, segment: u64) -> Result<(), StorageError> {
+/// Queues everything in `segment` that is still needed. Blocks.
+///
+/// # Errors
+/// Where the segment cannot be read, or the storage has stopped.
+pub(super) async fn carry(shared: Arc<Shared>, segment: u64) -> Result<(), StorageError> {
     let mut runs: Vec<(Arc<Group>, Run)> = Vec::new();
     for group in shared.all_groups() {
         let state = group.state();

@@ -73,7 +73,9 @@ impl Item {
     pub(crate) fn new(group: &Arc<Group>, operation: Operation, done: Done) -> Self {
         let bytes = OPERATION_OVERHEAD
             + match &operation {
-                Operation::Append(entries) | Operation::Carry(entries) => entries.iter().map(entry_bytes).sum(),
+                Operation::Append(entries) | Operation::Carry(entries) => {
+                    entries.iter().map(entry_bytes).sum()
+                }
                 Operation::Snapshot(_) => MANIFEST_BYTES,
                 _ => SMALL_BYTES,
             };
@@ -103,7 +105,14 @@ struct Waiting {
 
 impl std::fmt::Debug for Waiting {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} items, {} marks, wanted {}, closed {}", self.items.len(), self.marks, self.wanted, self.closed)
+        write!(
+            f,
+            "{} items, {} marks, wanted {}, closed {}",
+            self.items.len(),
+            self.marks,
+            self.wanted,
+            self.closed
+        )
     }
 }
 

@@ -125,7 +125,10 @@ impl Replay {
         let refuse = |why: String| Unreadable::Damaged { sequence, why }.at(segment);
         if let Some(expected) = self.expected.filter(|expected| *expected != sequence) {
             // Damage at the end of the segment before was not the end of the log.
-            return Err(self.damage.take().unwrap_or_else(|| refuse(format!("record {expected} is missing"))));
+            return Err(self
+                .damage
+                .take()
+                .unwrap_or_else(|| refuse(format!("record {expected} is missing"))));
         }
         self.damage = None;
         let mut operations = Operations::new(body);
@@ -174,7 +177,8 @@ impl Replay {
         let last = self.end.sequence;
         match mark {
             Some(mark) if last < mark => {
-                let why = self.damage.as_ref().map_or_else(|| "no trace of them".to_owned(), ToString::to_string);
+                let why =
+                    self.damage.as_ref().map_or_else(|| "no trace of them".to_owned(), ToString::to_string);
                 Err(StorageError::Lost { last, mark, why })
             }
             None if !self.end.segments.is_empty() => {

@@ -34,7 +34,10 @@ pub(crate) fn parse_segment_name(name: &str) -> Option<u64> {
 pub(crate) enum Unreadable {
     Disk(DiskError),
     /// The record of this sequence is not whole.
-    Damaged { sequence: u64, why: String },
+    Damaged {
+        sequence: u64,
+        why: String,
+    },
 }
 
 /// A record, whole.
@@ -118,7 +121,10 @@ impl RecordReader {
         entries.sort_by_key(|entry| entry.log_id.index());
         entries.dedup_by_key(|entry| entry.log_id.index());
         if entries.len() as u64 != run.last - run.first + 1 {
-            return Err(damaged(format!("entries {} to {} of {group} are not all there", run.first, run.last)));
+            return Err(damaged(format!(
+                "entries {} to {} of {group} are not all there",
+                run.first, run.last
+            )));
         }
         Ok(entries)
     }
@@ -149,9 +155,10 @@ impl Unreadable {
     pub(crate) fn at(self, segment: u64) -> StorageError {
         match self {
             Self::Disk(error) => error.into(),
-            Self::Damaged { sequence, why } => {
-                StorageError::Damaged { place: format!("{} at record {sequence}", segment_name(segment)), why }
-            }
+            Self::Damaged { sequence, why } => StorageError::Damaged {
+                place: format!("{} at record {sequence}", segment_name(segment)),
+                why,
+            },
         }
     }
 }

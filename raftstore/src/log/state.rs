@@ -118,7 +118,10 @@ impl State {
         view.log_bytes -= gone_bytes(view, &durable.index, next_index(view.purged.as_ref()), start);
         view.tail.purge(start);
         view.purged = Some(upto);
-        view.last = view.last.max(Some(upto));
+        if next_index(view.last.as_ref()) <= start {
+            view.last = Some(upto);
+            view.log_bytes = 0;
+        }
     }
 }
 
@@ -147,6 +150,9 @@ impl Durable {
                 for run in runs_of(entries, segment, sequence) {
                     index.append(run, ledger);
                 }
+                if let (None, Some(first)) = (checkpoint.last, entries.first()) {
+                    checkpoint.first = first.log_id.index();
+                }
                 checkpoint.last = entries.last().map(|entry| entry.log_id).or(checkpoint.last);
             }
             Operation::Vote(vote) => checkpoint.vote = Some(*vote),
@@ -160,6 +166,7 @@ impl Durable {
                 index.purge(upto.index() + 1, ledger);
                 checkpoint.purged = checkpoint.purged.max(Some(*upto));
                 checkpoint.last = checkpoint.last.max(Some(*upto));
+                checkpoint.first = checkpoint.first.max(upto.index() + 1);
             }
             Operation::Commit(committed) => checkpoint.committed = *committed,
             Operation::Snapshot(manifest) => checkpoint.snapshot = Some(manifest.clone()),
@@ -169,7 +176,7 @@ impl Durable {
             Operation::Checkpoint(whole) => *checkpoint = whole.clone(),
             Operation::Forget => {
                 index.truncate(0, ledger);
-                *self = Self::default();
+                *checkpoint = Checkpoint::default();
             }
         }
     }
@@ -184,15 +191,12 @@ impl Durable {
         let known = checkpoint.last.map(|id| (id.committed_leader_id().term, id.index()));
         let purged = checkpoint.purged.map(|id| (id.committed_leader_id().term, id.index()));
         if last.or(purged) != known {
-            return Some(format!("the last entry (term, index) should be {known:?}, is {:?}", last.or(purged)));
+            return Some(format!(
+                "the last entry (term, index) should be {known:?}, is {:?}",
+                last.or(purged)
+            ));
         }
-        let first = index.first().map(|run| run.first);
-        let start = checkpoint.purged.map(|purged| purged.index() + 1);
-        match (start, first) {
-            (Some(start), Some(first)) if start != first => {
-                Some(format!("entries {start} to {} are missing", first - 1))
-            }
-            _ => None,
-        }
+        let first = index.first().map(|run| run.first).filter(|first| *first != checkpoint.first);
+        first.map(|first| format!("the first entry should be {}, is {first}", checkpoint.first))
     }
 }

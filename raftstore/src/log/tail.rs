@@ -77,7 +77,9 @@ impl Tail {
         let before = self.bytes;
         while before - self.bytes < bytes {
             let durable = self.durable;
-            let Some(entry) = self.entries.pop_front_if(|entry| entry.log_id.index() < durable) else { break };
+            let Some(entry) = self.entries.pop_front_if(|entry| entry.log_id.index() < durable) else {
+                break;
+            };
             self.bytes -= entry_bytes(&entry);
         }
         before - self.bytes
@@ -92,7 +94,8 @@ impl Tail {
 /// the next time is some way off. The largest tails give first, down to a common level: a quiet group keeps
 /// its few entries beside a busy one. Returns what remains.
 pub(crate) fn level_tails<'a>(groups: impl Iterator<Item = &'a Arc<Group>>, bytes_max: usize) -> usize {
-    let mut tails: Vec<(usize, &Arc<Group>)> = groups.map(|group| (group.state().view.tail.bytes(), group)).collect();
+    let mut tails: Vec<(usize, &Arc<Group>)> =
+        groups.map(|group| (group.state().view.tail.bytes(), group)).collect();
     let total: usize = tails.iter().map(|(bytes, _)| bytes).sum();
     if total <= bytes_max {
         return total;

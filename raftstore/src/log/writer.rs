@@ -1,8 +1,9 @@
 //! The log writer: one for a node, the only one that writes the log.
 //!
 //! It takes everything that waits, puts it into one record, syncs once, and then tells everyone. Between two
-//! records it keeps house: it levels the tails in memory, removes segments that hold nothing any more, has old
-//! ones emptied (see [`super::carry`]) and removes old snapshots' tables. Its first error is its last act.
+//! records it keeps house: it levels the tails in memory and has others do the rest, beside its own work: remove
+//! segments that hold nothing any more, empty old ones (see [`super::carry`]), remove old snapshots' tables, sync
+//! the mark. The first error of any of them is its last act.
 //!
 //! Crash points. A record counts once it is whole, so a crash before or during its sync leaves it or leaves it
 //! not; nobody was told. The mark is written after the sync, so it never names a record that is not durable. A
@@ -17,15 +18,17 @@ use super::recovery::{LogEnd, Segment};
 use super::segment::segment_name;
 use super::state::Group;
 use super::tail::level_tails;
-use crate::disk::{DiskError, Table};
+use crate::disk::{DiskError, Table, offload};
 use crate::snapshot::Snapshot;
 use crate::storage::{Shared, StorageError, count};
 use crate::types::LogId;
 use proto::GroupId;
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// While records are written, the mark is synced this often.
@@ -41,8 +44,52 @@ pub(crate) struct Writer {
     /// Bytes of entries written since the tails were last levelled.
     fresh: usize,
     mark_synced: Instant,
-    /// Whether an old segment is being emptied.
-    carrying: Arc<AtomicBool>,
+    /// What is done beside the writing, where blocking the log for it would be a pity.
+    emptying: Chore,
+    removing: Chore,
+    syncing_mark: Chore,
+}
+
+/// Disk work beside the writing; at most one of a kind at a time.
+#[derive(Debug, Default)]
+struct Chore {
+    task: Option<JoinHandle<()>>,
+    /// Cleared by the task before it has the writer look again.
+    busy: Arc<AtomicBool>,
+}
+
+impl Chore {
+    fn is_idle(&self) -> bool {
+        !self.busy.load(Ordering::Acquire)
+    }
+
+    /// Starts work; its error stops the storage. Has the writer look again afterwards.
+    fn start(
+        &mut self,
+        shared: &Arc<Shared>,
+        work: impl Future<Output = Result<(), StorageError>> + Send + 'static,
+    ) {
+        let (shared, busy) = (Arc::clone(shared), Arc::clone(&self.busy));
+        busy.store(true, Ordering::Release);
+        self.task = Some(tokio::spawn(async move {
+            match offload(&shared.disk, work).await.map_err(StorageError::from).flatten() {
+                // Closing: it is done another time.
+                Ok(()) | Err(StorageError::Closed) => {
+                    busy.store(false, Ordering::Release);
+                    shared.queue.nudge();
+                }
+                Err(error) => shared.fail(error),
+            }
+        }));
+    }
+
+    async fn end(&mut self) {
+        if let Some(work) = self.task.take()
+            && let Err(error) = work.await
+        {
+            tracing::error!(%error, "disk work was lost");
+        }
+    }
 }
 
 /// Says, however the writer ends, that it has.
@@ -63,8 +110,16 @@ impl Drop for End {
 
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, log: LogEnd) -> Self {
-        let carrying = Arc::new(AtomicBool::new(false));
-        let writer = Self { shared, log, active: None, fresh: 0, mark_synced: Instant::now(), carrying };
+        let writer = Self {
+            shared,
+            log,
+            active: None,
+            fresh: 0,
+            mark_synced: Instant::now(),
+            emptying: Chore::default(),
+            removing: Chore::default(),
+            syncing_mark: Chore::default(),
+        };
         writer.gauge();
         writer
     }
@@ -83,8 +138,12 @@ impl Writer {
         while let Some(batch) = self.shared.queue.take(self.shared.config.record_bytes_max).await {
             self.shared.alive()?;
             self.write(batch).await?;
-            self.keep_house()?;
+            self.keep_house();
         }
+        for chore in [&mut self.emptying, &mut self.removing, &mut self.syncing_mark] {
+            chore.end().await;
+        }
+        self.shared.alive()?;
         // What goes wrong with the mark alone harms nothing that was acknowledged, but says that the disk is ill.
         if self.active.is_some() {
             self.shared.disk.sync_mark()?;
@@ -166,7 +225,7 @@ impl Writer {
         }
         let number = last.number + 1;
         if self.active.take().is_some() {
-            self.sync_mark()?;
+            self.shared.disk.sync_mark()?;
         }
         let table = self.shared.disk.create(&segment_name(number))?;
         self.log.segments.push_back(Segment { number, bytes: 0 });
@@ -213,36 +272,33 @@ impl Writer {
         }
     }
 
-    fn keep_house(&mut self) -> Result<(), StorageError> {
+    fn keep_house(&mut self) {
         if self.fresh > self.shared.config.tail_bytes_max / 16 {
             self.fresh = 0;
             let groups = self.shared.all_groups();
             let tails = level_tails(groups.iter(), self.shared.config.tail_bytes_max);
             self.shared.counters.tail_bytes.store(tails as u64, Ordering::Relaxed);
         }
-        for table in self.shared.bin.empty() {
-            self.shared.disk.remove(&table)?;
+        if self.active.is_some() {
+            self.remove_segments();
+            self.empty_oldest();
         }
-        if self.active.is_none() {
-            return Ok(());
-        }
-        self.remove_segments()?;
-        self.empty_oldest();
-        if self.mark_synced.elapsed() >= MARK_SYNC_INTERVAL {
-            self.sync_mark()?;
+        self.empty_bin();
+        if self.mark_synced.elapsed() >= MARK_SYNC_INTERVAL && self.syncing_mark.is_idle() {
+            self.mark_synced = Instant::now();
+            let disk = Arc::clone(&self.shared.disk);
+            self.syncing_mark.start(&self.shared, async move { Ok(disk.sync_mark()?) });
         }
         self.gauge();
-        Ok(())
     }
 
-    /// Removes the oldest segments as long as they hold nothing, never the active one.
-    fn remove_segments(&mut self) -> Result<(), StorageError> {
+    /// Throws away the oldest segments as long as they hold nothing, never the active one.
+    fn remove_segments(&mut self) {
         while self.log.segments.len() > 1
             && let Some(oldest) = self.log.segments.front().copied()
             && self.log.ledger.usage(oldest.number).runs == 0
         {
-            self.shared.shelf.tidy(oldest.number + 1);
-            self.shared.disk.remove(&segment_name(oldest.number))?;
+            self.shared.bin.throw(std::iter::once(segment_name(oldest.number)));
             self.log.segments.pop_front();
             self.log.ledger.forget(oldest.number);
             count(&self.shared.counters.segments_removed, 1);
@@ -250,24 +306,26 @@ impl Writer {
         if let Some(oldest) = self.log.segments.front() {
             self.shared.shelf.tidy(oldest.number);
         }
-        Ok(())
     }
 
     /// Has the oldest segment emptied where the log takes much more than what is needed of it.
-    fn empty_oldest(&self) {
+    fn empty_oldest(&mut self) {
         let total: u64 = self.log.segments.iter().map(|segment| segment.bytes).sum();
         let bound = 2 * self.log.ledger.live_bytes() + self.shared.config.slack_bytes;
         let Some(oldest) = self.log.segments.front().filter(|_| self.log.segments.len() > 1) else { return };
-        if total > bound && !self.carrying.swap(true, Ordering::AcqRel) {
-            let work = carry(Arc::clone(&self.shared), oldest.number, Arc::clone(&self.carrying));
-            drop(tokio::spawn(self.shared.disk.offload(Box::pin(work))));
+        if total > bound && self.emptying.is_idle() {
+            self.emptying.start(&self.shared, carry(Arc::clone(&self.shared), oldest.number));
         }
     }
 
-    fn sync_mark(&mut self) -> Result<(), StorageError> {
-        self.shared.disk.sync_mark()?;
-        self.mark_synced = Instant::now();
-        Ok(())
+    /// Has the tables removed that were thrown away, in the order in which they were.
+    fn empty_bin(&mut self) {
+        if !self.removing.is_idle() || self.shared.bin.is_empty() {
+            return;
+        }
+        let (disk, tables) = (Arc::clone(&self.shared.disk), self.shared.bin.empty());
+        let work = async move { Ok(tables.iter().try_for_each(|table| disk.remove(table))?) };
+        self.removing.start(&self.shared, work);
     }
 
     fn gauge(&self) {

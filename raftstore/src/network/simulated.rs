@@ -111,7 +111,10 @@ pub struct SimulatedNetwork {
 impl fmt::Debug for SimulatedNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.lock();
-        f.debug_struct("SimulatedNetwork").field("counters", &state.counters).field("cut", &state.cut).finish()
+        f.debug_struct("SimulatedNetwork")
+            .field("counters", &state.counters)
+            .field("cut", &state.cut)
+            .finish()
     }
 }
 
@@ -164,7 +167,9 @@ impl SimulatedNetwork {
             state.cut.clear();
             state.connections()
         };
-        for connection in connections.iter().filter(|connection| connection.there.lost() || connection.back.lost()) {
+        for connection in
+            connections.iter().filter(|connection| connection.there.lost() || connection.back.lost())
+        {
             connection.reset();
         }
     }
@@ -173,7 +178,10 @@ impl SimulatedNetwork {
     pub fn reset(&self, one: &str, other: &str) {
         let ends = [direction(one, other), direction(other, one)];
         let connections = self.lock().connections();
-        connections.iter().filter(|connection| ends.contains(&connection.ends)).for_each(|connection| connection.reset());
+        connections
+            .iter()
+            .filter(|connection| ends.contains(&connection.ends))
+            .for_each(|connection| connection.reset());
     }
 
     /// What went over a link so far.
@@ -197,7 +205,8 @@ impl SimulatedNetwork {
             }
         }
         let mut state = self.lock();
-        let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, format!("connection refused: {address}"));
+        let refused =
+            || io::Error::new(io::ErrorKind::ConnectionRefused, format!("connection refused: {address}"));
         let listener = state.listeners.get(address).cloned().ok_or_else(refused)?;
         let connection =
             Arc::new(Connection { ends: there.clone(), there: Arc::default(), back: Arc::default() });
@@ -211,7 +220,13 @@ impl SimulatedNetwork {
         Ok(near)
     }
 
-    fn stream(&self, of: &Arc<Connection>, out: Direction, read: &Arc<Pipe>, write: &Arc<Pipe>) -> SimulatedStream {
+    fn stream(
+        &self,
+        of: &Arc<Connection>,
+        out: Direction,
+        read: &Arc<Pipe>,
+        write: &Arc<Pipe>,
+    ) -> SimulatedStream {
         let (read, write) = (read.clone(), write.clone());
         SimulatedStream { network: self.clone(), connection: of.clone(), out, read, write, alarm: None }
     }
@@ -280,7 +295,8 @@ impl Listener for Listening {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, String)>> {
         Box::pin(async move {
             let accepted = self.accepted.recv().await;
-            let Accepted { stream, name } = accepted.ok_or_else(|| io::Error::other("listener is replaced"))?;
+            let Accepted { stream, name } =
+                accepted.ok_or_else(|| io::Error::other("listener is replaced"))?;
             Ok((Box::new(stream) as Box<dyn Stream>, name))
         })
     }
@@ -312,7 +328,11 @@ struct SimulatedStream {
 }
 
 impl AsyncRead for SimulatedStream {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.read.poll_read(context, into, &mut this.alarm)
     }
@@ -365,3 +385,6 @@ impl Drop for SimulatedStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,9 @@ impl Network for TcpNetwork {
 
     fn listen<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         Box::pin(async move {
-            let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+            let named = |error: io::Error| {
+                io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+            };
             let listener = TcpListener::bind(address).await.map_err(named)?;
             let address = listener.local_addr()?.to_string();
             Ok(Box::new(Tcp { listener, address }) as Box<dyn Listener>)

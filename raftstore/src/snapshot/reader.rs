@@ -53,7 +53,10 @@ impl SnapshotReader {
                 progress.read(&snapshot)?;
                 Ok::<_, StorageError>(progress)
             };
-            progress = offload(&self.snapshot.stored.tables.disk, work).await.map_err(StorageError::from).flatten()?;
+            progress = offload(&self.snapshot.stored.tables.disk, work)
+                .await
+                .map_err(StorageError::from)
+                .flatten()?;
         };
         self.progress = Some(progress);
         Ok(piece)

@@ -4,6 +4,7 @@ mod conformance;
 mod crash;
 mod faults;
 mod groups;
+mod measure;
 mod real;
 mod segments;
 mod snapshots;
@@ -82,7 +83,8 @@ async fn settle(storage: &Storage) {
 
 /// Runs a test on the simulated disk, in virtual time.
 fn simulated<F: Future<Output = ()>>(test: impl FnOnce(SimulatedDisk) -> F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(test(SimulatedDisk::new()));
 }
 

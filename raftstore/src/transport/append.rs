@@ -61,7 +61,9 @@ impl Parts {
         let head = self.head.clone();
         let mut taken = Vec::new();
         let mut bytes = APPEND_OVERHEAD;
-        while let Some(entry) = self.entries.next_if(|entry| taken.is_empty() || bytes + size(entry) <= bytes_max) {
+        while let Some(entry) =
+            self.entries.next_if(|entry| taken.is_empty() || bytes + size(entry) <= bytes_max)
+        {
             bytes += size(&entry);
             self.head.prev_log_id = Some(entry.log_id);
             taken.push(entry);
@@ -76,7 +78,9 @@ fn size(entry: &Entry) -> usize {
         + match &entry.payload {
             Payload::Blank => 0,
             Payload::Normal(data) => data.0.len(),
-            Payload::Membership(membership) => membership.nodes().map(|(_, node)| 32 + node.peer.len() + node.http.len()).sum(),
+            Payload::Membership(membership) => {
+                membership.nodes().map(|(_, node)| 32 + node.peer.len() + node.http.len()).sum()
+            }
         }
 }
 
@@ -188,7 +192,8 @@ impl<S: Stream<Item = AppendEntriesRequest> + Send + Unpin> AppendStream<S> {
             return Ok(());
         }
         let config = &self.appender.config;
-        let Some((head, entries, capacity)) = self.parts.as_mut().and_then(|parts| parts.next(config.append_bytes))
+        let Some((head, entries, capacity)) =
+            self.parts.as_mut().and_then(|parts| parts.next(config.append_bytes))
         else {
             self.parts = None;
             return Ok(());

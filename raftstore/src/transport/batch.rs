@@ -37,7 +37,14 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self { segments: VecDeque::new(), small: BytesMut::new(), holds: Vec::new(), bytes: 0, frames: 0, bytes_max }
+        Self {
+            segments: VecDeque::new(),
+            small: BytesMut::new(),
+            holds: Vec::new(),
+            bytes: 0,
+            frames: 0,
+            bytes_max,
+        }
     }
 
     /// Whether nothing more should join. A first frame always fits.

@@ -60,7 +60,9 @@ pub(crate) async fn call(
         Ok(Frame { kind: Kind::Reply, payload, .. }) => Ok(payload),
         Ok(Frame { payload, .. }) => Err(match take_refusal(payload) {
             Ok(Some(refusal)) => CallError::Refused(refusal),
-            Ok(None) => CallError::MaybeDelivered("carried out, but the reply is too large for a frame".into()),
+            Ok(None) => {
+                CallError::MaybeDelivered("carried out, but the reply is too large for a frame".into())
+            }
             Err(error) => CallError::MaybeDelivered(error.to_string()),
         }),
         Err(failure) if failure.sent => Err(CallError::MaybeDelivered(failure.reason)),

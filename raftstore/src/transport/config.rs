@@ -97,10 +97,24 @@ impl TransportConfig {
     pub fn validate(&self) -> Result<(), String> {
         self.validate_present()?;
         let at_most = |field: &str, value: usize, bound: &str, most: usize| {
-            if value <= most { Ok(()) } else { Err(format!("{field} must not exceed {bound} of {most}, not {value}")) }
+            if value <= most {
+                Ok(())
+            } else {
+                Err(format!("{field} must not exceed {bound} of {most}, not {value}"))
+            }
         };
-        at_most("reconnect_ms_min", self.reconnect_ms_min as usize, "reconnect_ms_max", self.reconnect_ms_max as usize)?;
-        at_most("stream_requests_max", self.stream_requests_max, "the protocol's bound", STREAM_REQUESTS_MAX)?;
+        at_most(
+            "reconnect_ms_min",
+            self.reconnect_ms_min as usize,
+            "reconnect_ms_max",
+            self.reconnect_ms_max as usize,
+        )?;
+        at_most(
+            "stream_requests_max",
+            self.stream_requests_max,
+            "the protocol's bound",
+            STREAM_REQUESTS_MAX,
+        )?;
         at_most("stream_window_bytes", self.stream_window_bytes, "window_bytes", self.window_bytes)?;
         at_most("append_bytes", self.append_bytes, "half of frame_bytes_max", self.frame_bytes_max / 2)?;
         for (field, value) in [
@@ -113,7 +127,12 @@ impl TransportConfig {
         ] {
             at_most(field, value, "the limit", FRAME_BYTES_LIMIT)?;
         }
-        at_most("request_frame_bytes_max", self.request_frame_bytes_max, "queue_bytes_max", self.queue_bytes_max)
+        at_most(
+            "request_frame_bytes_max",
+            self.request_frame_bytes_max,
+            "queue_bytes_max",
+            self.queue_bytes_max,
+        )
     }
 
     fn validate_present(&self) -> Result<(), String> {

@@ -102,7 +102,13 @@ pub(crate) struct Frame {
 }
 
 /// The bytes of a frame whose payload `put` writes.
-pub(crate) fn encode(kind: Kind, group: GroupId, id: u64, capacity: usize, put: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+pub(crate) fn encode(
+    kind: Kind,
+    group: GroupId,
+    id: u64,
+    capacity: usize,
+    put: impl FnOnce(&mut Vec<u8>),
+) -> Bytes {
     let mut bytes = Vec::with_capacity(HEADER + capacity);
     bytes.put_u64_le(0);
     bytes.put_u8(VERSION);
@@ -110,7 +116,8 @@ pub(crate) fn encode(kind: Kind, group: GroupId, id: u64, capacity: usize, put: 
     bytes.put_u64_le(group.0);
     bytes.put_u64_le(id);
     put(&mut bytes);
-    let length = u32::try_from(bytes.len() - 4).expect("senders hold frames below the lane's bound, far below 4 GiB");
+    let length =
+        u32::try_from(bytes.len() - 4).expect("senders hold frames below the lane's bound, far below 4 GiB");
     let crc = crc32fast::hash(&bytes[8..]);
     bytes[..4].copy_from_slice(&length.to_le_bytes());
     bytes[4..8].copy_from_slice(&crc.to_le_bytes());
@@ -238,8 +245,8 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let want: &[u8] = &[
-            25, 0, 0, 0, 0x2f, 0x66, 0xfe, 0x79, 1, 16, 3, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, b'a', b'b',
-            b'c',
+            25, 0, 0, 0, 0x2f, 0x66, 0xfe, 0x79, 1, 16, 3, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, b'a',
+            b'b', b'c',
         ];
         assert_eq!(&abc()[8..], &want[8..]);
         assert_eq!(crc32fast::hash(&want[8..]).to_le_bytes(), want[4..8]);

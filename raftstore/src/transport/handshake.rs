@@ -123,7 +123,11 @@ impl Hello {
 ///
 /// # Errors
 /// A sentence for logs: the connection failed, or the peer's refusal.
-pub(crate) async fn greet<R, W>(hello: &Hello, reader: &mut FrameReader<R>, writer: &mut W) -> Result<(), String>
+pub(crate) async fn greet<R, W>(
+    hello: &Hello,
+    reader: &mut FrameReader<R>,
+    writer: &mut W,
+) -> Result<(), String>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -156,7 +160,11 @@ fn refusal(code: u8, why: String) -> Unwelcome {
 ///
 /// # Errors
 /// The refusal to send (see [`refuse`]) and log.
-pub(crate) async fn receive<R>(reader: &mut FrameReader<R>, node: NodeId, cluster: &str) -> Result<Hello, Unwelcome>
+pub(crate) async fn receive<R>(
+    reader: &mut FrameReader<R>,
+    node: NodeId,
+    cluster: &str,
+) -> Result<Hello, Unwelcome>
 where
     R: AsyncRead + Unpin,
 {
@@ -186,7 +194,13 @@ mod tests {
     use super::*;
 
     fn hello() -> Hello {
-        Hello { protocol: PROTOCOL, lane: LaneKind::Bulk, from: NodeId(1), to: NodeId(2), cluster: "c".into() }
+        Hello {
+            protocol: PROTOCOL,
+            lane: LaneKind::Bulk,
+            from: NodeId(1),
+            to: NodeId(2),
+            cluster: "c".into(),
+        }
     }
 
     async fn judge(bytes: &[u8]) -> Result<Hello, Unwelcome> {
@@ -197,8 +211,8 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let want: &[u8] = &[
-            b'f', b'l', b'o', b't', b'i', b'l', b'l', b'a', 1, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1,
-            0, b'c',
+            b'f', b'l', b'o', b't', b'i', b'l', b'l', b'a', 1, 0, 3, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0,
+            0, 0, 0, 1, 0, b'c',
         ];
         assert_eq!(&hello().encode()[super::super::frame::HEADER..], want);
         assert_eq!(&welcome()[super::super::frame::HEADER..], [1, 0]);

@@ -56,7 +56,10 @@ pub(crate) struct Stopped(pub(crate) String);
 /// One group's replica, as its peers reach it.
 pub(crate) trait Replica: Send + Sync + 'static {
     /// One append that stands alone: a heartbeat.
-    fn append(&self, request: AppendEntriesRequest) -> BoxFuture<'static, Result<StreamAppendResult, Stopped>>;
+    fn append(
+        &self,
+        request: AppendEntriesRequest,
+    ) -> BoxFuture<'static, Result<StreamAppendResult, Stopped>>;
 
     /// Appends in order, answered in order. The answers end after the first that is not a success, or once the
     /// requests have ended and are answered.
@@ -88,5 +91,9 @@ pub(crate) trait SnapshotSink: Send + 'static {
 
     /// Installs the pieces received as the replica's state, as far as the sender's vote is still current. May
     /// take minutes; dropping the future must leave the replica with its old state or the new one.
-    fn install(self: Box<Self>, vote: Vote, meta: SnapshotMeta) -> BoxFuture<'static, io::Result<SnapshotResponse>>;
+    fn install(
+        self: Box<Self>,
+        vote: Vote,
+        meta: SnapshotMeta,
+    ) -> BoxFuture<'static, io::Result<SnapshotResponse>>;
 }

@@ -13,8 +13,8 @@ use super::batch;
 use super::config::TransportConfig;
 use super::frame::{Frame, FrameError, FrameReader, HEADER, Kind};
 use super::handshake::{self, HELLO_BYTES_MAX, Hello, PROTOCOL};
-use super::stats::{Counters, add};
 use super::queue::Queue;
+use super::stats::{Counters, add};
 use crate::network::{Network, Stream};
 use proto::{GroupId, NodeId};
 use rand::RngExt;
@@ -118,7 +118,11 @@ struct Pause {
 
 impl Pause {
     fn new(config: &TransportConfig) -> Self {
-        Self { min_ms: config.reconnect_ms_min, max_ms: config.reconnect_ms_max, next_ms: config.reconnect_ms_min }
+        Self {
+            min_ms: config.reconnect_ms_min,
+            max_ms: config.reconnect_ms_max,
+            next_ms: config.reconnect_ms_min,
+        }
     }
 
     /// Between half of the present pause and all of it; the next is twice as long.
@@ -185,7 +189,8 @@ impl Driver {
 
     async fn connect(&self) -> Result<Connection, String> {
         let attempt = async {
-            let stream = self.local.network.connect(&self.address).await.map_err(|error| error.to_string())?;
+            let stream =
+                self.local.network.connect(&self.address).await.map_err(|error| error.to_string())?;
             let (from, mut into) = tokio::io::split(stream);
             let mut reader = FrameReader::new(from, HELLO_BYTES_MAX);
             let hello = Hello {
@@ -213,7 +218,8 @@ impl Driver {
         let answered = AtomicBool::new(false);
         let write_bytes = self.local.config.write_bytes;
         let queue = &self.queue;
-        let write = batch::write_all(&mut writer, &queue.wake, queue.lane_counters(), write_bytes, |b| queue.take(b));
+        let write =
+            batch::write_all(&mut writer, &queue.wake, queue.lane_counters(), write_bytes, |b| queue.take(b));
         let reason = tokio::select! {
             error = write => format!("connection lost: {error}"),
             reason = read(&mut reader, queue, &answered) => reason,

@@ -15,8 +15,8 @@
 //! Log ids, votes, entries and metas are laid out in [`crate::codec`]; `?` marks a leading byte 0 or 1.
 
 use crate::codec::{
-    Malformed, put_entry, put_log_id, put_option, put_snapshot_meta, put_vote, take_bytes, take_entry, take_log_id,
-    take_option, take_snapshot_meta, take_u8, take_u16, take_u32, take_u64, take_vote,
+    Malformed, put_entry, put_log_id, put_option, put_snapshot_meta, put_vote, take_bytes, take_entry,
+    take_log_id, take_option, take_snapshot_meta, take_u8, take_u16, take_u32, take_u64, take_vote,
 };
 use crate::types::{
     AppendEntriesRequest, Entry, LogId, SnapshotMeta, StreamAppendResult, TransferLeaderRequest,
@@ -24,7 +24,6 @@ use crate::types::{
 };
 use bytes::{BufMut, Bytes};
 use openraft::raft::{StreamAppendError, TransferLeaderError};
-
 
 type Taken<T> = Result<T, Malformed>;
 
@@ -99,7 +98,9 @@ fn take_flag(from: &mut Bytes, what: &'static str) -> Taken<bool> {
 pub(crate) fn put_append(into: &mut Vec<u8>, sequence: u64, head: &AppendHead, entries: &[Entry]) {
     into.put_u64_le(sequence);
     head.put(into);
-    into.put_u32_le(u32::try_from(entries.len()).expect("an append is bounded in bytes far below 4 Gi entries"));
+    into.put_u32_le(
+        u32::try_from(entries.len()).expect("an append is bounded in bytes far below 4 Gi entries"),
+    );
     entries.iter().for_each(|entry| put_entry(into, entry));
 }
 

@@ -74,7 +74,8 @@ fn bytes_max(kind: LaneKind, config: &TransportConfig) -> usize {
     match kind {
         LaneKind::Entries => config.queue_bytes_max + config.window_bytes,
         LaneKind::Bulk => {
-            config.queue_bytes_max + config.snapshots_max * (config.snapshot_window_bytes + config.frame_bytes_max)
+            config.queue_bytes_max
+                + config.snapshots_max * (config.snapshot_window_bytes + config.frame_bytes_max)
         }
         LaneKind::Heartbeat | LaneKind::Request => config.queue_bytes_max,
     }
@@ -330,7 +331,11 @@ impl Queue {
             (None, true) => "no answer".to_owned(),
             (None, false) => "no connection".to_owned(),
         };
-        Failure { sent, timed_out: true, reason: format!("{cause} within {} ms: {}", after.as_millis(), self.name) }
+        Failure {
+            sent,
+            timed_out: true,
+            reason: format!("{cause} within {} ms: {}", after.as_millis(), self.name),
+        }
     }
 }
 
@@ -416,7 +421,11 @@ impl StreamCall {
 
     /// The next answer. Dropping the future loses none.
     pub(crate) async fn answer(&mut self) -> Answer {
-        let closed = || Failure { sent: true, timed_out: false, reason: format!("stream is over: {}", self.queue.name) };
+        let closed = || Failure {
+            sent: true,
+            timed_out: false,
+            reason: format!("stream is over: {}", self.queue.name),
+        };
         self.answers.recv().await.unwrap_or_else(|| Err(closed()))
     }
 

@@ -7,17 +7,14 @@
 //! whose replica has stopped, is `Unreachable`; its backoff here is short, because the lane already paces the
 //! attempts to connect.
 
+use super::Transport;
 use super::append::{self, AppendItem, Appender};
 use super::frame::{Frame, Kind};
 use super::lane::{LaneKind, Local};
-use super::message::{
-    self, AppendHead, take_outcome, take_transfer_response,
-    take_vote_response,
-};
+use super::message::{self, AppendHead, take_outcome, take_transfer_response, take_vote_response};
 use super::peer::Peer;
 use super::queue::{Failure, Queue};
 use super::snapshot::{self, Pieces};
-use super::Transport;
 use crate::codec::{Malformed, take_u8};
 use crate::types::{
     Address, AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
@@ -25,13 +22,13 @@ use crate::types::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use openraft::OptionalSend;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{
     Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RPCTypes,
     RaftNetworkFactory,
 };
-use openraft::OptionalSend;
 use proto::{GroupId, NodeId};
 use rand::RngExt;
 use std::future::Future;
@@ -119,7 +116,9 @@ impl<D: Pieces> Client<D> {
         let lane = if kind == Kind::Heartbeat { LaneKind::Heartbeat } else { LaneKind::Entries };
         let call = self.queue(lane).call(kind, self.group, 64, put).map_err(|failure| rpc_error(&failure))?;
         match call.answer(timeout).await {
-            Ok(Frame { kind: Kind::Reply, payload, .. }) => take(payload).map_err(|error| rpc_malformed(&error)),
+            Ok(Frame { kind: Kind::Reply, payload, .. }) => {
+                take(payload).map_err(|error| rpc_malformed(&error))
+            }
             Ok(frame) => Err(rpc_refusal(reason(frame.payload))),
             Err(failure) if failure.timed_out && failure.sent => Err(self.timeout(action, timeout)),
             Err(failure) => Err(rpc_error(&failure)),
@@ -139,7 +138,10 @@ impl<D: Pieces> NetStreamAppend<TypeConfig> for Client<D> {
         &'s mut self,
         input: S,
         option: RPCOption,
-    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult, RPCError<TypeConfig>>>, RPCError<TypeConfig>>>
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult, RPCError<TypeConfig>>>, RPCError<TypeConfig>>,
+    >
     where
         S: Stream<Item = AppendEntriesRequest> + OptionalSend + Unpin + 'static,
     {
@@ -161,7 +163,11 @@ impl<D: Pieces> NetStreamAppend<TypeConfig> for Client<D> {
 }
 
 impl<D: Pieces> NetVote<TypeConfig> for Client<D> {
-    async fn vote(&mut self, request: VoteRequest, option: RPCOption) -> Result<VoteResponse, RPCError<TypeConfig>> {
+    async fn vote(
+        &mut self,
+        request: VoteRequest,
+        option: RPCOption,
+    ) -> Result<VoteResponse, RPCError<TypeConfig>> {
         let put = |into: &mut Vec<u8>| message::put_vote_request(into, &request);
         self.ask(Kind::Vote, RPCTypes::Vote, option.soft_ttl(), put, take_vote_response).await
     }
@@ -214,7 +220,8 @@ impl<D: Pieces> NetSnapshot<TypeConfig> for Client<D> {
 
 impl<D: Pieces> NetBackoff<TypeConfig> for Client<D> {
     fn backoff(&self) -> Option<Backoff> {
-        let pauses = std::iter::repeat_with(|| crate::random().random_range(BACKOFF_MS)).map(Duration::from_millis);
+        let pauses =
+            std::iter::repeat_with(|| crate::random().random_range(BACKOFF_MS)).map(Duration::from_millis);
         Some(Backoff::new(pauses))
     }
 }

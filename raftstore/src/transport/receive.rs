@@ -14,8 +14,8 @@ use super::frame::{Frame, FrameReader, HEADER, Kind, encode};
 use super::inbound::{Inbound, Refusal, Replica};
 use super::lane::{LaneKind, Local};
 use super::message::{
-    put_outcome, put_transfer_response, put_vote_response, take_append, take_count, take_heartbeat, take_request,
-    take_snapshot_begin, take_transfer, take_vote_request,
+    put_outcome, put_transfer_response, put_vote_response, take_append, take_count, take_heartbeat,
+    take_request, take_snapshot_begin, take_transfer, take_vote_request,
 };
 use super::receive_append::{self, OpenStream};
 use super::receive_snapshot::{self, Part};
@@ -64,7 +64,14 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn push(&self, kind: Kind, group: GroupId, id: u64, hold: Option<Hold>, put: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn push(
+        &self,
+        kind: Kind,
+        group: GroupId,
+        id: u64,
+        hold: Option<Hold>,
+        put: impl FnOnce(&mut Vec<u8>),
+    ) {
         let bytes = encode(kind, group, id, 64, put);
         self.lock().frames.push_back(Outgoing { kind, bytes, hold });
         self.wake.notify_one();
@@ -84,7 +91,11 @@ impl Outbox {
         let mut state = self.lock();
         let mut taken = 0;
         if std::mem::take(&mut state.pong) {
-            batch.push(Outgoing { kind: Kind::Pong, bytes: encode(Kind::Pong, GroupId(0), 0, 0, |_| ()), hold: None });
+            batch.push(Outgoing {
+                kind: Kind::Pong,
+                bytes: encode(Kind::Pong, GroupId(0), 0, 0, |_| ()),
+                hold: None,
+            });
             taken += 1;
         }
         while !batch.is_full()
@@ -156,7 +167,9 @@ impl Session {
     ) -> String {
         let (outbox, local) = (self.outbox.clone(), self.local.clone());
         let (received, counters) = (reader.received(), local.counters.lane(self.lane));
-        let write = batch::write_all(&mut writer, &outbox.wake, counters, local.config.write_bytes, |b| outbox.take(b));
+        let write = batch::write_all(&mut writer, &outbox.wake, counters, local.config.write_bytes, |b| {
+            outbox.take(b)
+        });
         tokio::select! {
             error = write => format!("connection lost: {error}"),
             reason = self.read(&mut reader) => reason,
@@ -194,7 +207,9 @@ impl Session {
                 self.streams.remove(&id);
                 self.transfers.remove(&id);
             }
-            Err(error) if error.is_panic() => tracing::error!(peer = %self.from, "a message's task panicked: {error}"),
+            Err(error) if error.is_panic() => {
+                tracing::error!(peer = %self.from, "a message's task panicked: {error}")
+            }
             Err(_) => {}
         }
     }
@@ -208,7 +223,8 @@ impl Session {
             _ => {
                 let cost = (frame.payload.len() + FRAME_COST).min(self.budget_bytes);
                 let cost = u32::try_from(cost).expect("frames are bounded far below 4 GiB");
-                let hold = self.budget.clone().acquire_many_owned(cost).await.expect("the budget is never closed");
+                let hold =
+                    self.budget.clone().acquire_many_owned(cost).await.expect("the budget is never closed");
                 self.take_held(frame, Arc::new(hold))?;
             }
         }
@@ -272,7 +288,13 @@ impl Session {
     fn begin(&mut self, frame: Frame, hold: Hold) -> Result<(), Malformed> {
         let (vote, meta) = take_snapshot_begin(frame.payload.clone())?;
         if self.transfers.len() >= self.local.config.snapshots_max {
-            self.outbox.fail(Kind::Failed, frame.group, frame.id, Some(hold), "too many snapshots are on their way");
+            self.outbox.fail(
+                Kind::Failed,
+                frame.group,
+                frame.id,
+                Some(hold),
+                "too many snapshots are on their way",
+            );
             return Ok(());
         }
         if self.transfers.contains_key(&frame.id) {
@@ -305,7 +327,9 @@ impl Session {
         let (group, id, outbox) = (frame.group, frame.id, self.outbox.clone());
         self.tasks.spawn(async move {
             match future.await {
-                Ok(payload) => outbox.push(Kind::Reply, group, id, Some(hold), |into| into.put_slice(&payload)),
+                Ok(payload) => {
+                    outbox.push(Kind::Reply, group, id, Some(hold), |into| into.put_slice(&payload))
+                }
                 Err(why) => outbox.fail(Kind::Failed, group, id, Some(hold), why),
             }
             0
@@ -318,12 +342,17 @@ impl Session {
         match frame.kind {
             Kind::Heartbeat => {
                 let outcome = replica.append(take_heartbeat(payload)?);
-                self.answer(&frame, hold, async move { outcome.await.map(|o| written(|into| put_outcome(into, &o))) });
+                self.answer(&frame, hold, async move {
+                    outcome.await.map(|o| written(|into| put_outcome(into, &o)))
+                });
             }
             Kind::Vote | Kind::PreVote => {
                 let request = take_vote_request(payload)?;
-                let vote = if frame.kind == Kind::Vote { replica.vote(request) } else { replica.pre_vote(request) };
-                self.answer(&frame, hold, async move { vote.await.map(|v| written(|into| put_vote_response(into, &v))) });
+                let vote =
+                    if frame.kind == Kind::Vote { replica.vote(request) } else { replica.pre_vote(request) };
+                self.answer(&frame, hold, async move {
+                    vote.await.map(|v| written(|into| put_vote_response(into, &v)))
+                });
             }
             Kind::TransferLeader => {
                 let done = replica.transfer_leader(take_transfer(payload)?);
@@ -337,9 +366,15 @@ impl Session {
 
     fn request(&mut self, frame: Frame) -> Result<(), Malformed> {
         let Frame { group, id, .. } = frame;
-        let cost = u32::try_from(frame.payload.len() + FRAME_COST).expect("frames are bounded far below 4 GiB");
+        let cost =
+            u32::try_from(frame.payload.len() + FRAME_COST).expect("frames are bounded far below 4 GiB");
         let (service, deadline_ms, body) = take_request(frame.payload)?;
-        let room = self.budget.clone().try_acquire_many_owned(cost).ok().zip(self.calls.clone().try_acquire_owned().ok());
+        let room = self
+            .budget
+            .clone()
+            .try_acquire_many_owned(cost)
+            .ok()
+            .zip(self.calls.clone().try_acquire_owned().ok());
         let Some((hold, slot)) = room else {
             // What is said here takes no room of the budget, so there must be room left to say it.
             self.overloaded(id);
@@ -356,8 +391,12 @@ impl Session {
                     Ok(reply) if reply.len() + HEADER <= bytes_max => {
                         outbox.push(Kind::Reply, group, id, hold, |into| into.put_slice(&reply));
                     }
-                    Ok(reply) => outbox.push(Kind::Failed, group, id, hold, |into| put_lost_reply(into, reply.len())),
-                    Err(refusal) => outbox.push(Kind::Failed, group, id, hold, |into| put_refusal(into, &refusal)),
+                    Ok(reply) => {
+                        outbox.push(Kind::Failed, group, id, hold, |into| put_lost_reply(into, reply.len()))
+                    }
+                    Err(refusal) => {
+                        outbox.push(Kind::Failed, group, id, hold, |into| put_refusal(into, &refusal))
+                    }
                 }
             }
             drop(slot);
@@ -367,7 +406,8 @@ impl Session {
     }
 
     fn overloaded(&self, id: u64) {
-        let refusal = Refusal::Overloaded(format!("{} has too many calls of yours in progress", self.local.node));
+        let refusal =
+            Refusal::Overloaded(format!("{} has too many calls of yours in progress", self.local.node));
         if self.outbox.lock().frames.len() < 2 * self.local.config.calls_in_progress_max {
             self.outbox.push(Kind::Failed, GroupId(0), id, None, |into| put_refusal(into, &refusal));
         }
@@ -397,4 +437,3 @@ async fn keep(config: &TransportConfig, outbox: &Outbox, received: &AtomicU64) -
         }
     }
 }
-

@@ -52,7 +52,9 @@ pub(crate) async fn run(
     let tick = (config.silence_timeout() / 2).min(config.progress_timeout() / 4);
     let mut receiving = Receiving { group, id, outbox: outbox.clone(), tick, pieces: 0, bytes: 0 };
     match receiving.receive(replica, vote, meta, &mut parts, config.install_timeout()).await {
-        Ok(Some(response)) => outbox.push(Kind::Reply, group, id, None, |into| put_vote(into, &response.vote)),
+        Ok(Some(response)) => {
+            outbox.push(Kind::Reply, group, id, None, |into| put_vote(into, &response.vote))
+        }
         Ok(None) => tracing::info!(%group, "snapshot's sender gave up"),
         Err(error) => {
             tracing::warn!(%group, "snapshot was not taken: {error}");
@@ -96,7 +98,8 @@ impl Receiving {
     }
 
     fn progress(&self, hold: Option<Hold>) {
-        self.outbox.push(Kind::SnapshotProgress, self.group, self.id, hold, |into| into.put_u64_le(self.bytes));
+        self.outbox
+            .push(Kind::SnapshotProgress, self.group, self.id, hold, |into| into.put_u64_le(self.bytes));
     }
 
     /// Waits for `future` and tells the sender every now and then that it is not in vain.

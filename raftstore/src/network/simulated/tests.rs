@@ -18,7 +18,8 @@ async fn connect(network: &SimulatedNetwork) -> (Box<dyn Stream>, Box<dyn Stream
 async fn delay_and_bandwidth_are_exact() {
     let network = SimulatedNetwork::new();
     let (mut near, mut far) = connect(&network).await;
-    let link = Link { delay_min: 30 * MS, delay_max: 30 * MS, bytes_per_second: Some(10_000), ..Link::default() };
+    let link =
+        Link { delay_min: 30 * MS, delay_max: 30 * MS, bytes_per_second: Some(10_000), ..Link::default() };
     network.set_link("a", "b", link);
     let start = Instant::now();
     near.write_all(&[7; 1_000]).await.unwrap();

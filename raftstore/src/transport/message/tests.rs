@@ -61,7 +61,10 @@ fn golden_bytes() {
 #[test]
 fn everything_comes_back() {
     let (sequence, read) = take_append(append_bytes(&append())).unwrap();
-    assert_eq!((sequence, AppendHead::of(&read), read.entries), (9, AppendHead::of(&append()), append().entries));
+    assert_eq!(
+        (sequence, AppendHead::of(&read), read.entries),
+        (9, AppendHead::of(&append()), append().entries)
+    );
 
     let beat = take_heartbeat(bytes(|into| put_heartbeat(into, &AppendHead::of(&append())))).unwrap();
     assert_eq!((AppendHead::of(&beat), beat.entries.len()), (AppendHead::of(&append()), 0));

@@ -1,0 +1,31 @@
+//! Whole Raft groups on the simulated disk and network, in virtual time.
+//!
+//! Each test runs its nodes on one thread under tokio's paused clock: a minute of elections and crashes takes a
+//! fraction of a second and repeats with its seed. Every replica runs a [`journal::Journal`], which reports to one
+//! [`truth::Truth`] a group whenever it applies or loads a command: two replicas that hold different commands at
+//! the same ordinal fail the test, whichever test it is. What clients were told is kept there too, and
+//! [`cluster::Cluster::check`] holds it against what was applied.
+//!
+//! Rows of the scorecard that take long run a few rounds by default; `FLOTILLA_FULL_ROUNDS=1` runs them all.
+
+mod agreement;
+mod cluster;
+mod crash_points;
+mod determinism;
+mod disk_faults;
+mod elections;
+mod formation;
+mod hazards;
+mod journal;
+mod laggards;
+mod many_groups;
+mod persistence;
+mod power;
+mod snapshots;
+mod stopping;
+mod truth;
+
+/// The rounds that a row asks for, or `few` in the default run.
+fn rounds(full: u64, few: u64) -> u64 {
+    if std::env::var_os("FLOTILLA_FULL_ROUNDS").is_some() { full } else { few }
+}
