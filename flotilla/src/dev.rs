@@ -14,6 +14,7 @@ use crate::terminal::say;
 use kvserver::Node;
 use proto::NodeId;
 use raftstore::Address;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,6 +23,9 @@ use tokio::task::JoinSet;
 
 /// Peers listen this far above the HTTP ports.
 const PEER_PORTS_ABOVE: u16 = 100;
+
+/// What to do about a port that is taken.
+const TAKEN_PORT_ADVICE: &str = "stop what listens there, or choose other ports with --port";
 
 /// How long the nodes may take to elect their leaders.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
@@ -65,6 +69,21 @@ impl DevArgs {
 
     fn peer(&self, node: u16) -> String {
         format!("127.0.0.1:{}", self.port + PEER_PORTS_ABOVE + node)
+    }
+
+    /// Refuses a port that is taken before anything is made: a kept directory must not remember a cluster that
+    /// could not be born.
+    pub(crate) fn check_ports(&self) -> Result<(), Error> {
+        let mut listeners = Vec::new();
+        for node in 1..=self.nodes {
+            for address in [self.http(node), self.peer(node)] {
+                let listener = TcpListener::bind(&address).map_err(|error| {
+                    Error::Failed(format!("n{node} cannot listen on {address}: {error}; {TAKEN_PORT_ADVICE}"))
+                })?;
+                listeners.push(listener);
+            }
+        }
+        Ok(())
     }
 
     /// Node `node`'s configuration, with its data below `data`.
@@ -142,11 +161,10 @@ async fn start(args: &DevArgs, data: &Path) -> Result<Vec<Node>, Error> {
 }
 
 async fn start_each(args: &DevArgs, data: &Path, nodes: &mut Vec<Node>) -> Result<(), Error> {
-    let advice = "stop what listens there, or choose other ports with --port";
     for node in 1..=args.nodes {
         let config = args.config(node, data);
         config.validate()?;
-        nodes.push(running::start((&config).into(), advice).await?);
+        nodes.push(running::start((&config).into(), TAKEN_PORT_ADVICE).await?);
     }
     for node in &*nodes {
         let id = node.node();

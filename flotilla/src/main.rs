@@ -91,6 +91,7 @@ fn dispatch(cli: Cli, environment: Vec<(String, String)>) -> Result<ExitCode, Er
     logging::start(cli.log.or_else(|| variable("FLOTILLA_LOG")).as_deref(), default)?;
     match cli.command {
         Command::Dev(args) => {
+            args.check_ports()?;
             // Dropped last: nothing writes there any more once the runtime is gone.
             let place = dev::Place::prepare(&args)?;
             on_runtime(dev::run(args, &place))?

@@ -16,8 +16,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(6);
 /// Runs one node of a cluster until SIGINT or SIGTERM.
 ///
 /// Settings are read from the file, then from environment variables (FLOTILLA_HTTP_LISTEN sets http_listen,
-/// FLOTILLA_RAFT_HEARTBEAT_INTERVAL_MS sets heartbeat_interval_ms of [raft]), then from flags; the last one said
-/// holds. Every setting can be given in each of the three ways.
+/// FLOTILLA_RAFT_HEARTBEAT_INTERVAL_MS sets raft.heartbeat_interval_ms), then from flags; the last one said holds.
+/// Every setting can be given in each of the three ways.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   flotilla server --sample-config > node.toml     a configuration with every field explained

@@ -7,14 +7,15 @@ use std::time::Duration;
 /// Timing and bounds of every group on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RaftConfig {
-    /// How often a leader shows itself to idle followers, in milliseconds (100). Raise it with hundreds of
+    /// How often a leader shows itself to idle followers, in milliseconds (150). Raise it with hundreds of
     /// groups on a node: an idle group costs one message a follower each time.
     pub heartbeat_interval_ms: u64,
-    /// The shortest time without a leader before a follower stands for election, in milliseconds (500). Must
-    /// exceed the heartbeat interval several times over; lower finds a dead leader sooner and suspects a slow
-    /// one more often.
+    /// The shortest time without a leader before a follower stands for election, in milliseconds (450). At
+    /// least three heartbeats; lower finds a dead leader sooner and suspects a slow one more often.
     pub election_timeout_ms_min: u64,
-    /// The longest such time, in milliseconds (1,000). The wider the span, the rarer are split votes.
+    /// The longest such time, in milliseconds (750). The wider the span, the rarer are split votes. Also
+    /// the leader's lease: nobody votes for another before it has run out, so writes go on after the death of a
+    /// leader once this and one election timeout have passed.
     pub election_timeout_ms_max: u64,
     /// The most commands that one log entry gathers (1,024).
     pub entry_commands_max: usize,
@@ -45,9 +46,9 @@ pub struct RaftConfig {
 impl Default for RaftConfig {
     fn default() -> Self {
         Self {
-            heartbeat_interval_ms: 100,
-            election_timeout_ms_min: 500,
-            election_timeout_ms_max: 1_000,
+            heartbeat_interval_ms: 150,
+            election_timeout_ms_min: 450,
+            election_timeout_ms_max: 750,
             entry_commands_max: 1_024,
             entry_bytes_max: 1 << 20,
             command_bytes_max: 2 << 20,
@@ -148,7 +149,7 @@ mod tests {
         let bad = [
             (RaftConfig { heartbeat_interval_ms: 0, ..good.clone() }, "heartbeat_interval_ms"),
             (RaftConfig { election_timeout_ms_min: 200, ..good.clone() }, "election_timeout_ms_min"),
-            (RaftConfig { election_timeout_ms_max: 500, ..good.clone() }, "election_timeout_ms_max"),
+            (RaftConfig { election_timeout_ms_max: 450, ..good.clone() }, "election_timeout_ms_max"),
             (RaftConfig { command_bytes_max: 5 << 20, ..good }, "command_bytes_max"),
         ];
         for (config, field) in bad {

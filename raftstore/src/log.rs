@@ -36,7 +36,7 @@ const READ_ATTEMPTS: usize = 8;
 #[derive(Clone, Debug)]
 pub(crate) struct GroupLog {
     handle: Arc<Handle>,
-    group: Arc<Group>,
+    pub(crate) group: Arc<Group>,
 }
 
 /// What a read must fetch.

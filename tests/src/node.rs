@@ -4,8 +4,7 @@ use crate::{binary, eventually};
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
-use tokio::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// How much of a log is shown when a test fails.
 const LOG_LINES_SHOWN: usize = 40;
@@ -33,7 +32,8 @@ impl Run {
 /// # Panics
 /// If it cannot be started, or does not end within [`PATIENCE`](crate::PATIENCE); it is killed then.
 pub async fn run<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Run {
-    let command = command().args(args).stdin(Stdio::null()).output();
+    let mut command = tokio::process::Command::from(command());
+    let command = command.args(args).stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(crate::PATIENCE, command).await;
     let output = output.expect("the command ends in time").expect("the binary can be started");
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -48,11 +48,10 @@ fn command() -> Command {
             command.env_remove(name);
         }
     }
-    command.kill_on_drop(true);
     command
 }
 
-/// A `flotilla server`, running or not. Dropping it kills the process.
+/// A `flotilla server`, running or not. Dropping it kills the process and waits until it is gone.
 #[derive(Debug)]
 pub struct Node {
     id: u64,
@@ -115,7 +114,7 @@ impl Node {
     /// If it does not run.
     pub fn begin_kill(&mut self) {
         let child = self.child.as_mut().expect("only a running node can be killed");
-        child.start_kill().expect("a child of ours can be killed");
+        child.kill().expect("a child of ours can be killed");
     }
 
     /// SIGTERM, and waits for the end.
@@ -123,8 +122,10 @@ impl Node {
     /// # Panics
     /// If it does not run, or takes longer than [`PATIENCE`](crate::PATIENCE).
     pub async fn stop(&mut self) -> ExitStatus {
-        let child = self.child.as_mut().expect("only a running node can be stopped");
-        terminate(child).await;
+        let child = self.child.as_ref().expect("only a running node can be stopped");
+        // It has not been waited for, so its number cannot be another's.
+        let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        assert!(sent.expect("kill can be started").success(), "SIGTERM could not be sent to n{}", self.id);
         self.ended().await
     }
 
@@ -133,9 +134,13 @@ impl Node {
     /// # Panics
     /// If it does not run, or takes longer than [`PATIENCE`](crate::PATIENCE).
     pub async fn ended(&mut self) -> ExitStatus {
-        let mut child = self.child.take().expect("only a running node can end");
-        let ended = tokio::time::timeout(crate::PATIENCE, child.wait()).await;
-        ended.expect("the node ends in time").expect("a child of ours can be waited for")
+        let child = self.child.as_mut().expect("only a running node can end");
+        let status = eventually(&format!("n{} has ended", self.id), || {
+            std::future::ready(child.try_wait().expect("a child of ours can be waited for"))
+        })
+        .await;
+        self.child = None;
+        status
     }
 
     /// What `GET path` answers as JSON with status 200; `None` for anything else.
@@ -174,11 +179,13 @@ impl Node {
     }
 }
 
-/// Sends SIGTERM to a child that has not been waited for, so that its number cannot be another's.
-pub(crate) async fn terminate(child: &Child) {
-    let id = child.id().expect("a child that was not waited for has its number");
-    let sent = Command::new("kill").args(["-TERM", &id.to_string()]).status().await;
-    assert!(sent.expect("kill can be started").success(), "SIGTERM could not be sent to {id}");
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Gone before its directory is removed.
+            child.kill().and_then(|()| child.wait()).expect("a child of ours can be killed and waited for");
+        }
+    }
 }
 
 fn open_log(path: &Path) -> File {

@@ -85,17 +85,21 @@ async fn taken_ports() {
     }
 }
 
-/// A dev cluster that finds one of its ports taken stops the nodes that had started and removes its directory.
+/// A dev cluster that finds one of its ports taken names it and leaves neither a listener nor a file behind; a kept
+/// directory can then be used with other ports.
 #[tokio::test]
 async fn dev_with_a_taken_port() {
     let ports = Ports::take(5);
     let base = ports.port(0);
     let _listener = TcpListener::bind(ports.address(3)).expect("a free port");
-    let refused = run(["dev", "--port", &base.to_string()]).await;
+    let scratch = tempfile::tempdir().expect("a directory");
+    let data = scratch.path().join("data");
+    let refused = run(["dev", "--port", &base.to_string(), "--data", data.to_str().expect("ASCII")]).await;
     assert_refused(&refused, 1, &[&ports.address(3), "--port", "n3"]);
     for free in [1, 2] {
-        TcpListener::bind(ports.address(free)).expect("the nodes that had started let go of their ports");
+        TcpListener::bind(ports.address(free)).expect("nobody listens on the other ports");
     }
+    assert!(!data.exists(), "nothing was made");
 }
 
 /// A data directory is refused to another node and to another cluster, by name, and still serves its own.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use tests::{Cluster, Shape, eventually, run};
+use tokio::time::Instant;
 
 /// The list that Debian's package `wamerican` installs: about a hundred thousand lines, no two alike.
 const WORDS: &str = "/usr/share/dict/words";
@@ -31,9 +32,12 @@ async fn word_list_survives_its_leader() {
     })
     .await;
     cluster.node(leader).kill().await;
+    let killed = Instant::now();
     let import = import.await.expect("the import's task ends");
+    println!("the rest of the import took {:?} after the leader's death", killed.elapsed());
     assert_eq!(import.code(), Some(0), "{}", import.stderr);
     cluster.start_all().await;
+    println!("all nodes were ready {:?} after it", killed.elapsed());
     let exported = cluster.directory().join("exported");
     export(&nodes, &exported).await;
     let exported = std::fs::read(exported).expect("the export wrote its file");

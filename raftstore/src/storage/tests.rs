@@ -4,7 +4,6 @@ mod conformance;
 mod crash;
 mod faults;
 mod groups;
-mod measure;
 mod real;
 mod segments;
 mod snapshots;

@@ -6,9 +6,7 @@
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use raftstore::{
-    Disk, DiskError, Effect, Listener, Network, SimulatedDisk, SimulatedNetwork, Stream, Table,
-};
+use raftstore::{Disk, DiskError, Effect, Listener, Network, SimulatedDisk, SimulatedNetwork, Stream, Table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
@@ -48,6 +46,8 @@ struct State {
     plugs: BTreeMap<u64, Arc<AtomicBool>>,
     /// Directed pairs of nodes between which bytes vanish.
     cuts: BTreeSet<(u64, u64)>,
+    /// Nodes that are cut off from all others, whatever `cuts` says.
+    isolated: BTreeSet<u64>,
     /// Nodes that vanished and have not come back.
     silent: BTreeSet<u64>,
     fuse: Option<Fuse>,
@@ -131,21 +131,38 @@ impl Rack {
         self.rewire();
     }
 
-    /// Ends the cuts that `ends` picks.
-    pub fn mend(&self, ends: impl Fn(u64, u64) -> bool) {
-        self.lock().cuts.retain(|&(from, to)| !ends(from, to));
+    /// Cuts a node off from all others.
+    pub fn isolate(&self, node: u64) {
+        self.lock().isolated.insert(node);
+        self.rewire();
+    }
+
+    /// Takes a node back, except where both ends of a link are isolated or it is cut besides.
+    pub fn connect(&self, node: u64) {
+        self.lock().isolated.remove(&node);
+        self.rewire();
+    }
+
+    /// Ends all cuts and isolations.
+    pub fn mend(&self) {
+        let mut state = self.lock();
+        state.cuts.clear();
+        state.isolated.clear();
+        drop(state);
         self.rewire();
     }
 
     pub fn is_cut(&self, from: u64, to: u64) -> bool {
-        self.lock().cuts.contains(&(from, to))
+        let state = self.lock();
+        let isolated = |node| from != to && state.isolated.contains(&node);
+        state.cuts.contains(&(from, to)) || isolated(from) || isolated(to)
     }
 
     /// Heals the network and cuts it again where it must be: it has no finer knife.
     fn rewire(&self) {
         let state = self.lock();
         let mut cuts = state.cuts.clone();
-        for &silent in &state.silent {
+        for &silent in state.silent.union(&state.isolated) {
             cuts.extend(self.nodes.iter().flat_map(|&other| [(silent, other), (other, silent)]));
         }
         drop(state);
@@ -202,11 +219,7 @@ impl Rack {
     }
 
     /// Carries out something durable on `node`, and the loss of power with it.
-    fn through<T>(
-        &self,
-        node: u64,
-        work: impl FnOnce() -> Result<T, DiskError>,
-    ) -> Result<T, DiskError> {
+    fn through<T>(&self, node: u64, work: impl FnOnce() -> Result<T, DiskError>) -> Result<T, DiskError> {
         let Some(fuse) = self.sync_point(node) else { return work() };
         if fuse.effect == Effect::Lost {
             self.blow(&fuse);

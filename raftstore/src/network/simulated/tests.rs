@@ -65,8 +65,6 @@ async fn a_cut_loses_silently() {
     far.write_all(b"back").await.unwrap();
     near.read_exact(&mut [0; 4]).await.unwrap();
     assert!(tokio::time::timeout(1_000 * MS, far.read_u8()).await.is_err());
-    let attempt = network.host("a").connect("b:1").await.is_err();
-    assert!(attempt || tokio::time::timeout(MS, std::future::ready(())).await.is_ok());
     network.heal();
     assert_eq!(far.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(near.write_all(b"x").await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);

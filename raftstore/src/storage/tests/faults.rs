@@ -82,21 +82,15 @@ fn a_flipped_bit_is_found() {
         storage.close().await.unwrap();
         drop((storage, log));
         for seed in 0..300 {
-            // A crash at rest changes nothing, and makes a copy to damage.
-            let damaged = copy(&disk);
+            let damaged = disk.duplicate();
             let (table, _) = damaged.flip_bit(seed).unwrap();
             let error = refused(&damaged).await.to_string();
             let named = error.contains(&table) || error.contains("acknowledged records are lost");
             assert!(named, "seed {seed}: {table}: {error}");
         }
         // Undamaged it starts: the refusals above were for the bits.
-        assert_eq!(all(&open(&copy(&disk), tiny()).await.unwrap().log(G1)).await.len(), 40);
+        assert_eq!(all(&open(&disk.duplicate(), tiny()).await.unwrap().log(G1)).await.len(), 40);
     });
-}
-
-/// The same disk again, so that damage is done to a copy.
-fn copy(disk: &SimulatedDisk) -> SimulatedDisk {
-    disk.duplicate()
 }
 
 /// Segments that vanish are missed: the last by its mark, one in between by the gap, the first by the entries.
@@ -116,12 +110,12 @@ fn a_lost_segment_is_missed() {
             (segments.get(2), "is missing"),
             (segments.first(), "the first entry should be 0"),
         ] {
-            let damaged = copy(&disk);
+            let damaged = disk.duplicate();
             damaged.remove(lost.unwrap()).unwrap();
             let error = refused(&damaged).await.to_string();
             assert!(error.contains(want), "{lost:?}: {error}");
         }
-        let damaged = copy(&disk);
+        let damaged = disk.duplicate();
         segments.iter().for_each(|segment| damaged.remove(segment).unwrap());
         let error = refused(&damaged).await.to_string();
         assert!(error.contains("acknowledged records are lost"), "{error}");
@@ -140,5 +134,36 @@ fn damage_found_while_reading_stops_the_node() {
         let error = log.try_get_log_entries(..).await.unwrap_err().to_string();
         assert!(error.contains("log is damaged in log-00000001 at record 1"), "{error}");
         assert_eq!(storage.close().await.unwrap_err().to_string(), error);
+    });
+}
+
+/// Where the mark is stale, as a crash of the machine may leave it, a damaged record is taken for one that was cut
+/// short only if it is the last; anything that follows it is proof that it was whole once.
+#[test]
+fn only_the_last_record_may_be_damaged() {
+    simulated(|disk| async move {
+        let config = StorageConfig { slack_bytes: 1 << 30, segment_bytes: 1 << 20, ..tiny() };
+        let storage = open(&disk, config).await.unwrap();
+        let mut log = storage.log(G1);
+        for index in 0..10 {
+            append_synced(&mut log, vec![entry(1, index, 300)]).await;
+        }
+        storage.close().await.unwrap();
+        let mut last = 0;
+        for seed in 0..100 {
+            let damaged = disk.duplicate();
+            let (_, key) = damaged.flip_bit(seed).unwrap();
+            damaged.write_mark(0).unwrap();
+            let opened = open(&damaged, tiny()).await;
+            if key >> 16 == 10 {
+                last += 1;
+                let log = opened.unwrap().log(G1);
+                assert_eq!(all(&log).await, entries(1, 0..9, 300));
+            } else {
+                let error = opened.map(|_| ()).unwrap_err().to_string();
+                assert!(error.contains(&format!("log-00000001 at record {}", key >> 16)), "{error}");
+            }
+        }
+        assert!(last > 0);
     });
 }

@@ -1,6 +1,8 @@
 //! Segments: begun, emptied, removed.
 
 use super::*;
+use crate::log::queue::{Done, Item};
+use crate::log::record::Operation;
 use std::time::Duration;
 
 fn config() -> StorageConfig {
@@ -128,4 +130,43 @@ fn large_records_go_in_parts() {
         let storage = open(&disk, config).await.unwrap();
         assert_eq!(all(&storage.log(G1)).await.len(), 4);
     });
+}
+
+/// Entries on their way out of an old segment, as the log stood when they were read.
+fn carried(log: &GroupLog, moved: Vec<Entry>) -> Item {
+    let origin = log.group.state().durable.index.first().copied().unwrap();
+    let item = Item::new(&log.group, Operation::Carry(moved), Done::Nobody);
+    Item { origin: Some(origin), ..item }
+}
+
+/// A carry speaks of the log as it stood before the batch that it leaves with, wherever it stood in the queue;
+/// and what was cut by an earlier batch it leaves out.
+#[test]
+fn a_carry_yields_to_a_truncation_beside_it_and_before_it() {
+    for beside in [true, false] {
+        simulated(|disk| async move {
+            let storage = open(&disk, tiny()).await.unwrap();
+            let mut log = storage.log(G1);
+            append_synced(&mut log, entries(1, 0..8, 10)).await;
+            let carry = carried(&log, entries(1, 0..8, 10));
+            disk.set_sync_delay(Duration::from_millis(1));
+            // While this is being synced, the next batch gathers.
+            let busy = append(&mut storage.log(G2), entries(1, 0..1, 10)).await;
+            tokio::task::yield_now().await;
+            log.truncate_after(Some(id(1, 3))).await.unwrap();
+            let told = append(&mut log, entries(2, 4..6, 10)).await;
+            if !beside {
+                told.await.unwrap().unwrap();
+            }
+            assert!(storage.handle.shared.queue.push(carry).is_ok());
+            storage.handle.shared.queue.nudge();
+            busy.await.unwrap().unwrap();
+            settle(&storage).await;
+            assert!(storage.stats().bytes_carried > 0);
+            storage.close().await.unwrap();
+            let storage = open(&disk, StorageConfig { tail_bytes_max: 0, ..tiny() }).await.unwrap();
+            let want = [entries(1, 0..4, 10), entries(2, 4..6, 10)].concat();
+            assert_eq!(all(&storage.log(G1)).await, want);
+        });
+    }
 }

@@ -25,6 +25,7 @@ async fn leaves_nothing(world: World) {
     };
     let (hanging, ()) = tokio::join!(hanging, stopping);
     assert!(hanging.unwrap_err().may_have_happened(), "what was sent fails with an open outcome");
+    feed.send(append(2, 10));
     assert!(answers.next().await.unwrap().is_err(), "streams fail");
     drop(answers);
     let refused = pair.one.call(NodeId(2), &pair.address.peer, 1, Bytes::new(), SECOND).await.unwrap_err();
