@@ -57,7 +57,7 @@ impl Default for Config {
             attempt_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(1),
             backoff_min: Duration::from_millis(20),
-            backoff_max: Duration::from_millis(500),
+            backoff_max: Duration::from_millis(200),
             map_age_max: Duration::from_secs(5),
             in_flight_max: 4096,
             in_flight_bytes_max: 64 << 20,

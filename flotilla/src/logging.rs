@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 /// For nodes: what we say ourselves, and what libraries say when something is wrong.
 pub(crate) const NODE_FILTER: &str =
-    "warn,flotilla=info,kvserver=info,raftstore=info,openraft=warn,sled=warn,hyper=warn";
+    "warn,flotilla=info,kvserver=info,raftstore=info,openraft=error,sled=warn,hyper=warn";
 
 /// For commands that ask a cluster: only what is wrong, since their answer stands on stdout.
 pub(crate) const COMMAND_FILTER: &str = "warn";

@@ -71,7 +71,8 @@ pub(crate) struct Transport {
 
 #[derive(Default)]
 struct Peers {
-    by_id: BTreeMap<NodeId, Arc<Peer>>,
+    /// By id and address: while a node moves, groups may know it at either, and must not fight over its lanes.
+    known: BTreeMap<(NodeId, String), Arc<Peer>>,
     closed: bool,
 }
 
@@ -147,7 +148,7 @@ impl Transport {
         let peers = {
             let mut peers = self.lock();
             peers.closed = true;
-            std::mem::take(&mut peers.by_id)
+            std::mem::take(&mut peers.known)
         };
         for peer in peers.into_values() {
             peer.shut_down().await;
@@ -160,13 +161,15 @@ impl Transport {
 
     fn peer(&self, id: NodeId, address: &str) -> Arc<Peer> {
         let mut peers = self.lock();
-        if let Some(peer) = peers.by_id.get(&id).filter(|peer| peer.address == address) {
+        let key = (id, address.to_owned());
+        if let Some(peer) = peers.known.get(&key) {
             return peer.clone();
         }
         let peer = Arc::new(Peer::new(id, address.to_owned(), &self.local.config, peers.closed));
         if !peers.closed {
-            // The one at the old address lives on for those who hold it; its lanes end with the last of them.
-            peers.by_id.insert(id, peer.clone());
+            // Addresses of the node that no client uses any more are dropped, and their lanes end.
+            peers.known.retain(|(known, _), peer| *known != id || Arc::strong_count(peer) > 1);
+            peers.known.insert(key, peer.clone());
         }
         peer
     }

@@ -10,8 +10,17 @@ use tokio::task::JoinSet;
 /// How often everything is killed.
 const ROUNDS: u64 = 50;
 
-/// Writers in each round; each has puts to fresh keys and appends to one key of its own under way by turns.
-const WRITERS: u64 = 8;
+/// Writers in each round; each puts fresh keys and appends to one key of its own by turns.
+const WRITERS: u64 = 16;
+
+/// Segments and snapshots so small that each round begins several: the deaths fall into rotations, snapshots and purges
+/// as well as into plain appends.
+const SMALL: [&str; 4] = [
+    "storage.segment_bytes=65536",
+    "storage.slack_bytes=65536",
+    "raft.snapshot_log_bytes_min=32768",
+    "raft.log_bytes_kept=8192",
+];
 
 /// The instants of death after the writers began, in milliseconds.
 const KILL_AFTER_MS: std::ops::Range<u64> = 5..250;
@@ -36,11 +45,16 @@ fn with<T>(ledger: &Shared, change: impl FnOnce(&mut Ledger) -> T) -> T {
     change(&mut ledger.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// Values of many lengths, each its own.
+fn value_of(round: u64, writer: u64, number: u64) -> String {
+    let filling = (round * 7 + writer * 131 + number * 977) % 2_000;
+    format!("{round} {writer} {number} {}", "x".repeat(filling as usize))
+}
+
 /// Writes until it is aborted. Every write is noted as tried before it is sent and as acknowledged after.
 async fn write(client: Client, ledger: Shared, round: u64, writer: u64) {
     for number in 0.. {
-        let (key, value) =
-            (format!("put/{round:02}/{writer}/{number:06}"), format!("value {round} {number}"));
+        let (key, value) = (format!("put/{round:02}/{writer}/{number:06}"), value_of(round, writer, number));
         with(&ledger, |ledger| ledger.puts.insert(key.clone(), (value.clone(), Known::Tried)));
         if client.put(&key, &value).await.is_ok() {
             with(&ledger, |ledger| ledger.puts.insert(key, (value, Known::Acknowledged)));
@@ -104,7 +118,8 @@ async fn connect(cluster: &Cluster) -> Client {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost() {
     let mut dice = Dice::roll("nothing_acknowledged_is_lost");
-    let mut cluster = Cluster::start(Shape::default().with_fast_elections()).await;
+    let shape = Shape { settings: SMALL.map(String::from).to_vec(), ..Shape::default() };
+    let mut cluster = Cluster::start(shape.with_fast_elections()).await;
     let ledger = Shared::default();
     for round in 0..ROUNDS {
         let client = connect(&cluster).await;
@@ -121,6 +136,8 @@ async fn nothing_acknowledged_is_lost() {
         with(&ledger, |ledger| compare(&stored, ledger));
         println!("round {round}: {} keys are as they should be", stored.len());
     }
+    let status = cluster.nodes()[0].get_json("/v1/status").await.expect("a node that is ready answers");
+    assert!(status["groups"][0]["snapshot"].is_object(), "no snapshot was ever made: {status}");
     let acknowledged = with(&ledger, |ledger| {
         ledger.puts.values().filter(|(_, known)| *known == Known::Acknowledged).count()
     });
@@ -129,4 +146,43 @@ async fn nothing_acknowledged_is_lost() {
         acknowledged as u64 > ROUNDS,
         "too few writes were acknowledged to prove anything: {acknowledged}"
     );
+}
+
+/// One acknowledged put and two appends, of which the first was acknowledged.
+fn example() -> Ledger {
+    let mut ledger = Ledger::default();
+    ledger.puts.insert("put".into(), ("value".into(), Known::Acknowledged));
+    ledger
+        .appends
+        .insert("append".into(), vec![("1,".into(), Known::Acknowledged), ("2,".into(), Known::Tried)]);
+    ledger
+}
+
+fn holding(append: &str, put: Option<&str>) -> BTreeMap<String, String> {
+    let put = put.map(|value| ("put".into(), value.into()));
+    put.into_iter().chain([("append".into(), append.into())]).collect()
+}
+
+/// The comparison takes what may be, with and without the write that nobody acknowledged.
+#[test]
+fn comparison_takes_what_may_be() {
+    compare(&holding("1,", Some("value")), &example());
+    compare(&holding("1,2,", Some("value")), &example());
+}
+
+/// The comparison notices a lost or changed value, and an append that is lost, doubled or out of order.
+#[test]
+fn comparison_notices_what_may_not_be() {
+    for (append, put) in [
+        ("1,", None),
+        ("1,", Some("other")),
+        ("2,", Some("value")),
+        ("1,1,", Some("value")),
+        ("2,1,", Some("value")),
+        ("1,2,2,", Some("value")),
+        ("1,3,", Some("value")),
+    ] {
+        let outcome = std::panic::catch_unwind(|| compare(&holding(append, put), &example()));
+        assert!(outcome.is_err(), "{append} {put:?} went unnoticed");
+    }
 }

@@ -132,15 +132,23 @@ impl SledDisk {
         Ok(names)
     }
 
-    /// The table behind a name that exists on disk, shared with those who have it open.
+    /// The table of a name, shared with those who have it open; `new` ones are made. Holds the registry all the
+    /// while, so that no table is removed half-way through its opening: sled would make it anew.
     fn shared(&self, table: &str, new: bool) -> Result<Arc<dyn Table>, DiskError> {
         let mut tables = lock(&self.registry.tables);
         while let Some(known) = tables.get(table) {
             if let Some(open) = known.upgrade() {
-                return Ok(open);
+                return if new { Err(DiskError::Exists(table.to_owned())) } else { Ok(open) };
             }
             // Its last handle is being dropped at this moment: wait until the database is closed.
             tables = self.registry.closed.wait(tables).unwrap_or_else(PoisonError::into_inner);
+        }
+        let folder = self.folder(table);
+        match (new, folder.is_dir()) {
+            (true, true) => return Err(DiskError::Exists(table.to_owned())),
+            (true, false) => fs::create_dir(&folder).map_err(failed("create", &folder))?,
+            (false, true) => {}
+            (false, false) => return Err(DiskError::Missing(table.to_owned())),
         }
         let opened = SledTable::open(self, table, new)?;
         tables.insert(table.to_owned(), Arc::downgrade(&opened));
@@ -161,25 +169,20 @@ impl SledDisk {
 
 impl Disk for SledDisk {
     fn create(&self, table: &str) -> Result<Arc<dyn Table>, DiskError> {
-        let folder = self.folder(table);
-        fs::create_dir(&folder).map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => DiskError::Exists(table.to_owned()),
-            _ => failed("create", &folder)(error),
-        })?;
         self.shared(table, true)
     }
 
     fn open(&self, table: &str) -> Result<Arc<dyn Table>, DiskError> {
-        if !self.folder(table).is_dir() {
-            return Err(DiskError::Missing(table.to_owned()));
-        }
         self.shared(table, false)
     }
 
     fn remove(&self, table: &str) -> Result<(), DiskError> {
         let (folder, removed) = (self.folder(table), self.folder(&format!("{REMOVED}{table}")));
         // Renamed first: a crash half-way must not leave what looks like an empty table.
-        match fs::rename(&folder, &removed) {
+        let tables = lock(&self.registry.tables);
+        let renamed = fs::rename(&folder, &removed);
+        drop(tables);
+        match renamed {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failed("remove", &folder)(error)),

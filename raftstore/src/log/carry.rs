@@ -11,6 +11,7 @@ use super::queue::{Done, Item};
 use super::record::Operation;
 use super::segment::{RecordReader, segment_name};
 use super::state::Group;
+use crate::disk::DiskError;
 use crate::storage::{Shared, StorageError};
 use std::sync::Arc;
 
@@ -19,14 +20,15 @@ use std::sync::Arc;
 /// # Errors
 /// Where the segment cannot be read, or the storage has stopped.
 pub(super) async fn carry(shared: Arc<Shared>, segment: u64) -> Result<(), StorageError> {
-    let mut runs: Vec<(Arc<Group>, Run)> = Vec::new();
-    for group in shared.all_groups() {
-        let state = group.state();
-        runs.extend(state.durable.index.in_segment(segment).map(|run| (Arc::clone(&group), run)));
-    }
+    let mut runs = runs_in(&shared, segment);
     // In the order in which they stand on disk.
     runs.sort_by_key(|(group, run)| (run.sequence, group.id, run.first));
-    let mut reader = RecordReader::new(shared.disk.open(&segment_name(segment))?);
+    let mut reader = match shared.disk.open(&segment_name(segment)) {
+        Ok(table) => RecordReader::new(table),
+        // Purges were faster: nothing was needed any more, and the segment is gone.
+        Err(DiskError::Missing(_)) if runs_in(&shared, segment).is_empty() => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
     for (group, run) in runs {
         if group.state().durable.index.standing(&run).is_empty() {
             continue;
@@ -36,4 +38,14 @@ pub(super) async fn carry(shared: Arc<Shared>, segment: u64) -> Result<(), Stora
         shared.submit(Item { origin: Some(run), ..item }).await?;
     }
     Ok(())
+}
+
+/// What all groups need of a segment.
+fn runs_in(shared: &Shared, segment: u64) -> Vec<(Arc<Group>, Run)> {
+    let mut runs = Vec::new();
+    for group in shared.all_groups() {
+        let state = group.state();
+        runs.extend(state.durable.index.in_segment(segment).map(|run| (Arc::clone(&group), run)));
+    }
+    runs
 }

@@ -136,7 +136,6 @@ impl Writer {
 
     async fn work(mut self) -> Result<(), StorageError> {
         while let Some(batch) = self.shared.queue.take(self.shared.config.record_bytes_max).await {
-            self.shared.alive()?;
             self.write(batch).await?;
             self.keep_house();
         }
@@ -153,7 +152,12 @@ impl Writer {
 
     async fn write(&mut self, batch: Vec<Item>) -> Result<(), StorageError> {
         let (items, overtaken) = self.admit(batch);
-        let written = if items.is_empty() { Ok(()) } else { self.write_record(&items).await };
+        let written = match self.shared.alive() {
+            Ok(()) if items.is_empty() => Ok(()),
+            Ok(()) => self.write_record(&items).await,
+            // A chore failed, or somebody else's work on the disk.
+            stopped => stopped,
+        };
         match &written {
             Ok(()) => self.take_effect(items),
             Err(error) => {

@@ -63,7 +63,7 @@ impl AppendHead {
 }
 
 fn put_optional_log_id(into: &mut Vec<u8>, id: Option<&LogId>) {
-    put_option(into, id, |into, id| put_log_id(into, id));
+    put_option(into, id, put_log_id);
 }
 
 fn take_optional_log_id(from: &mut Bytes) -> Taken<Option<LogId>> {

@@ -15,7 +15,7 @@ struct Lanes {
     closed: bool,
 }
 
-/// A node at an address. Where the address changes, another takes its place.
+/// A node at an address. Where the address changes, that is another peer.
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
     pub(crate) address: String,

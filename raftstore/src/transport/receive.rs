@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// Append streams that one connection may have open: one for each group that the peer leads, and a few that are
 /// being replaced.
@@ -123,8 +123,8 @@ pub(crate) struct Session {
     /// Streams whose task runs, by id. Frames of a stream that is not here are dropped: it has ended, and its
     /// sender was told.
     streams: BTreeMap<u64, OpenStream>,
-    /// Transfers whose task runs, by id; `None` once the sender has given up.
-    transfers: BTreeMap<u64, Option<mpsc::UnboundedSender<Part>>>,
+    /// Transfers whose task runs, by id.
+    transfers: BTreeMap<u64, (mpsc::UnboundedSender<Part>, AbortHandle)>,
     /// Each returns the id of the stream or transfer that ended with it, 0 for others.
     tasks: JoinSet<u64>,
 }
@@ -279,9 +279,8 @@ impl Session {
         if let Some(stream) = self.streams.remove(&id) {
             stream.abort();
         }
-        // A transfer's task sees that its parts have ended and discards what it has, unless it installs already.
-        if let Some(parts) = self.transfers.get_mut(&id) {
-            *parts = None;
+        if let Some((_, task)) = self.transfers.remove(&id) {
+            task.abort();
         }
     }
 
@@ -304,14 +303,15 @@ impl Session {
         let (parts, receiver) = mpsc::unbounded_channel();
         let (group, id) = (frame.group, frame.id);
         let (outbox, config) = (self.outbox.clone(), self.local.config.clone());
-        self.tasks.spawn(receive_snapshot::run(replica, group, id, vote, meta, receiver, outbox, config));
-        self.transfers.insert(id, Some(parts));
+        let task =
+            self.tasks.spawn(receive_snapshot::run(replica, group, id, vote, meta, receiver, outbox, config));
+        self.transfers.insert(id, (parts, task));
         Ok(())
     }
 
     /// Parts of a transfer that has ended are dropped: its sender was told.
     fn part(&mut self, id: u64, part: Part) {
-        if let Some(Some(parts)) = self.transfers.get(&id)
+        if let Some((parts, _)) = self.transfers.get(&id)
             && parts.send(part).is_err()
         {
             tracing::trace!(peer = %self.from, "a part came after its transfer's end");

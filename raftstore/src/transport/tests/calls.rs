@@ -20,7 +20,7 @@ async fn carried_out_at_the_same_time(world: World) {
 }
 
 /// A slow call does not delay a fast one behind it.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_do_not_wait_for_each_other_over_tcp() {
     carried_out_at_the_same_time(World::tcp()).await;
 }

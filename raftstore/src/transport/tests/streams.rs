@@ -28,7 +28,7 @@ async fn ordered_and_pipelined(world: World) {
 }
 
 /// Requests leave before earlier ones are answered, arrive in order, and are answered in order.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn appends_are_ordered_and_pipelined_over_tcp() {
     ordered_and_pipelined(World::tcp()).await;
 }
