@@ -25,7 +25,7 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// The first wait between two attempts of one call; it doubles from there. Default 20 ms.
     pub backoff_min: Duration,
-    /// The longest wait between two attempts of one call. Default 500 ms.
+    /// The longest wait between two attempts of one call. Default 200 ms.
     pub backoff_max: Duration,
     /// How old the view of the cluster (who leads which group) may become before it is fetched again beside
     /// the next call. Default 5 s.

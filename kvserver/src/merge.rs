@@ -1,17 +1,19 @@
 //! One page out of the pages of several groups.
 
-use crate::router::{Encoded, decoded, refused};
-use bytes::Bytes;
-use proto::{Answer, Code, Error, Operation, Record, Reply};
+use crate::encoded::Encoded;
+use proto::{Code, Error, Operation, Record, Reply};
 
 /// Merges each group's page of a scan into one, in byte order of keys.
 ///
 /// A group that has more may hold keys right after its last record, so nothing beyond the least such record is
 /// handed out. An error of any group is the answer: a page with holes would pass for the whole.
-pub(crate) fn pages(scan: &Operation<'_>, pages: &[Encoded]) -> Encoded {
-    match merged(scan, pages) {
-        Ok(page) => Bytes::from(proto::encode::<Answer<'_>>(&Ok(page))),
-        Err(error) => refused(error),
+pub(crate) fn pages(scan: &Operation<'_>, mut pages: Vec<Encoded>) -> Encoded {
+    if pages.len() == 1 {
+        return pages.remove(0);
+    }
+    match merged(scan, &pages) {
+        Ok(page) => Encoded::of(&Ok(page)),
+        Err(error) => Encoded::refused(error),
     }
 }
 
@@ -20,37 +22,35 @@ fn merged<'a>(scan: &Operation<'_>, pages: &'a [Encoded]) -> Result<Reply<'a>, E
         return Err(Error::new(Code::BadRequest, "only scans have pages"));
     };
     let mut all: Vec<Record<'a>> = Vec::new();
+    // Up to where every group has told all; `None` where all have told all that they have.
     let mut complete_to: Option<&[u8]> = None;
-    let mut more = false;
     for page in pages {
-        match decoded(page)? {
-            Reply::Page { records, more: group_more } => {
-                if group_more {
-                    more = true;
-                    let last = records.last().map_or(&b""[..], |record| record.key);
-                    complete_to = Some(complete_to.map_or(last, |least| least.min(last)));
-                }
-                all.extend(records);
-            }
-            _ => return Err(Error::new(Code::Internal, "a scan was answered with something else than a page")),
+        let Reply::Page { records, more } = page.answer()? else {
+            return Err(Error::new(Code::Internal, "a scan was answered with something else than a page"));
+        };
+        if more {
+            let last = records.last().map_or(&b""[..], |record| record.key);
+            complete_to = Some(complete_to.map_or(last, |least| least.min(last)));
         }
+        all.extend(records);
     }
-    all.sort_by(|a, b| a.key.cmp(b.key));
-    let whole = all.len();
+    all.sort_unstable_by(|a, b| a.key.cmp(b.key));
+    let told = all.len();
     all.retain(|record| complete_to.is_none_or(|last| record.key <= last));
-    let mut bytes = 0_usize;
-    let fitting = all
-        .iter()
-        .take(limit as usize)
-        .take_while(|record| {
-            let first = bytes == 0;
-            bytes += record.key.len() + record.value.len();
-            first || bytes <= bytes_max as usize
-        })
-        .count();
-    all.truncate(fitting);
-    more |= fitting < whole;
+    all.truncate(fitting(&all, limit as usize, bytes_max as usize));
+    let more = complete_to.is_some() || all.len() < told;
     Ok(Reply::Page { records: all, more })
+}
+
+/// How many of the first records fit; the first always does.
+fn fitting(records: &[Record<'_>], limit: usize, bytes_max: usize) -> usize {
+    let mut bytes = 0_usize;
+    let fits = |record: &&Record<'_>| {
+        let first = bytes == 0;
+        bytes += record.key.len() + record.value.len();
+        first || bytes <= bytes_max
+    };
+    records.iter().take(limit).take_while(fits).count()
 }
 
 #[cfg(test)]
@@ -69,10 +69,11 @@ mod tests {
     }
 
     fn group_page(keys: &BTreeSet<Vec<u8>>, after: Option<&[u8]>, limit: usize) -> Encoded {
-        let rest: Vec<&Vec<u8>> = keys.iter().filter(|key| after.is_none_or(|after| key.as_slice() > after)).collect();
+        let rest: Vec<&Vec<u8>> =
+            keys.iter().filter(|key| after.is_none_or(|after| key.as_slice() > after)).collect();
         let records = rest.iter().take(limit).map(|key| record(key)).collect();
         let page = Reply::Page { records, more: rest.len() > limit };
-        Bytes::from(proto::encode::<Answer<'_>>(&Ok(page)))
+        Encoded::of(&Ok(page))
     }
 
     proptest! {
@@ -88,8 +89,8 @@ mod tests {
             loop {
                 let after = got.last().cloned();
                 let pages_of: Vec<Encoded> = groups.iter().map(|keys| group_page(keys, after.as_deref(), limit)).collect();
-                let page = pages(&scan(after.as_deref(), limit as u32), &pages_of);
-                let Ok(Reply::Page { records, more }) = decoded(&page) else { panic!("a page") };
+                let page = pages(&scan(after.as_deref(), limit as u32), pages_of);
+                let Ok(Reply::Page { records, more }) = page.answer() else { panic!("a page") };
                 prop_assert!(records.len() <= limit);
                 got.extend(records.iter().map(|record| record.key.to_vec()));
                 if !more { break }
@@ -102,9 +103,9 @@ mod tests {
     /// A group that could not answer makes the whole page an error.
     #[test]
     fn an_error_is_the_answer() {
-        let bad = refused(Error::new(Code::NoLeader, "g2 has no leader"));
+        let bad = Encoded::refused(Error::new(Code::NoLeader, "g2 has no leader"));
         let good = group_page(&BTreeSet::from([b"a".to_vec()]), None, 5);
-        let page = pages(&scan(None, 5), &[good, bad]);
-        assert!(matches!(decoded(&page), Err(error) if error.code == Code::NoLeader));
+        let page = pages(&scan(None, 5), vec![good, bad]);
+        assert!(matches!(page.answer(), Err(error) if error.code == Code::NoLeader));
     }
 }

@@ -1,41 +1,43 @@
 //! From a batch of operations to the groups that answer them: here where this node leads, one hop away where
-//! another does, and once more where leadership moved meanwhile.
+//! another does. A batch that came over that hop is never sent on: its sender hears who leads instead.
 //!
-//! Relies on stamps for writes that are sent again. Must never report "no effect" for a write of which any
-//! attempt may be in a log.
+//! Relies on stamps for writes that are sent again, which is its callers' business. Must never report "no effect"
+//! for a write of which any attempt may be in a log, nor answer more than a reply may hold.
 
-use crate::machine::KvMachine;
+use crate::encoded::{self, Encoded};
 use crate::merge;
+use crate::refusal::{lost, not_leader, unanswered, within};
+use crate::replica::{ANSWER_OVERHEAD, Replica};
 use crate::shard_map::ShardMap;
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::future::{BoxFuture, FutureExt, join_all};
-use futures_util::stream::FuturesUnordered;
-use proto::{
-    Answer, BatchReply, BatchRequest, Code, Command, Consistency, Error, GroupId, Item, Limits, NodeId,
-    Operation, Outcome, ShardId,
-};
-use raftstore::{CallError, Group, Host, ProposeError, ReadError, Refusal};
+use futures_util::future::join_all;
+use proto::{BatchRequest, Code, Consistency, Error, GroupId, Item, Limits, NodeId, Operation};
+use raftstore::{Host, Refusal};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The number on the request lane under which nodes send each other batches. A batch that came so is never
-/// sent on: its sender hears who leads instead.
+/// The number on the request lane under which nodes send each other batches.
 pub(crate) const BATCH_SERVICE: u8 = 16;
 
-/// The most bytes that the reads of one batch answer from one group; further ones are to be asked again. Below
-/// what one reply between nodes may hold.
-const ANSWER_BYTES_MAX: usize = 3 << 20;
+/// The most items that one message between nodes carries; a larger batch travels in several.
+const FORWARDED_ITEMS_MAX: usize = 2_048;
 
-/// The most bytes that one page of a scan asks for, whatever its caller wants.
-const PAGE_BYTES_MAX: u32 = 2 << 20;
+/// The room that a message between nodes keeps for all but keys and values: its items' stamps and counters, or
+/// their answers' errors, 512 bytes each.
+pub(crate) const FRAME_ROOM: usize = FORWARDED_ITEMS_MAX * 512;
 
-/// An answer in its encoding: machines give it so, and the wire takes it so.
-pub(crate) type Encoded = Bytes;
+/// How much longer than its deadline a forwarded batch is waited for: the leader's own word at the deadline says
+/// which of its writes were confirmed, silence says nothing of any.
+const HOP_GRACE: Duration = Duration::from_millis(100);
+
+/// The most records of one page of a scan, whatever its caller wants.
+const PAGE_RECORDS_MAX: usize = 16 << 10;
 
 /// What a batch came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Routed {
     /// One for each item.
     pub(crate) answers: Vec<Encoded>,
@@ -43,16 +45,17 @@ pub(crate) struct Routed {
     pub(crate) lag: Duration,
 }
 
-/// Knows the groups on this node and the way to all others.
-pub(crate) struct Router {
-    pub(crate) host: Arc<Host>,
-    pub(crate) groups: BTreeMap<GroupId, Group<KvMachine>>,
-    pub(crate) map: ShardMap,
-    pub(crate) limits: Limits,
+impl Routed {
+    fn refused<'a>(items: &[&Item<'a>], error: impl Fn(&Item<'a>) -> Error) -> Self {
+        Self {
+            answers: items.iter().map(|item| Encoded::refused(error(item))).collect(),
+            lag: Duration::ZERO,
+        }
+    }
 }
 
 /// Where a batch may go, and until when.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
     pub(crate) deadline: Instant,
     pub(crate) consistency: Consistency,
@@ -62,221 +65,200 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    fn left(&self) -> Duration {
+    pub(crate) fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 }
 
-pub(crate) fn refused(error: Error) -> Encoded {
-    Bytes::from(proto::encode::<Answer<'_>>(&Err(error)))
+/// Answers batches: the router itself, or a test in its place.
+pub(crate) trait Route: Sync {
+    /// Answers each item on its own, once; sending any of them again is the caller's to decide.
+    fn route(&self, items: &[Item<'_>], terms: Terms) -> impl Future<Output = Routed> + Send;
 }
 
-impl Router {
-    /// Answers each item on its own.
-    pub(crate) async fn route(&self, items: &[Item<'_>], terms: Terms) -> Routed {
+/// Knows the groups on this node and the way to all others.
+pub(crate) struct Router {
+    pub(crate) host: Arc<Host>,
+    pub(crate) replicas: BTreeMap<GroupId, Replica>,
+    pub(crate) map: ShardMap,
+    pub(crate) limits: Limits,
+    /// The most bytes of keys and values that a message between nodes carries, either way, and that the reads of
+    /// one batch are answered.
+    pub(crate) payload_bytes_max: usize,
+    /// Set once the node has begun to stop.
+    pub(crate) stopping: AtomicBool,
+}
+
+impl Route for Router {
+    async fn route(&self, items: &[Item<'_>], terms: Terms) -> Routed {
         let mut by_group: BTreeMap<GroupId, Vec<usize>> = BTreeMap::new();
         let mut scans = Vec::new();
-        let mut answers = vec![Bytes::new(); items.len()];
+        let mut answers = vec![Encoded::default(); items.len()];
         for (at, item) in items.iter().enumerate() {
-            if let Err(error) = within(&self.limits, &item.operation) {
-                answers[at] = refused(error);
-                continue;
-            }
-            match item.operation.key() {
-                Some(key) => by_group.entry(self.map.group_of_key(key)).or_default().push(at),
-                None => scans.push(at),
+            match (within(&self.limits, &item.operation), item.operation.key()) {
+                (Err(error), _) => answers[at] = Encoded::refused(error),
+                (Ok(()), Some(key)) => by_group.entry(self.map.group_of_key(key)).or_default().push(at),
+                (Ok(()), None) => scans.push(at),
             }
         }
         let groups = by_group.into_iter().map(|(group, at)| async move {
             let of_group: Vec<&Item<'_>> = at.iter().map(|&at| &items[at]).collect();
             (at, self.group(group, &of_group, terms).await)
         });
-        let scans = scans.into_iter().map(|at| async move { (vec![at], self.scan(&items[at], terms).await) });
-        let (groups, scans) = tokio::join!(join_all(groups), join_all(scans));
-
-        let mut lag = Duration::ZERO;
-        for (at, routed) in groups.into_iter().chain(scans) {
+        let (groups, (scanned, mut lag)) = tokio::join!(join_all(groups), self.scans(items, &scans, terms));
+        scans.into_iter().zip(scanned).for_each(|(at, answer)| answers[at] = answer);
+        for (at, routed) in groups {
             assert_eq!(at.len(), routed.answers.len(), "every item is answered");
             lag = lag.max(routed.lag);
             at.into_iter().zip(routed.answers).for_each(|(at, answer)| answers[at] = answer);
         }
+        self.bound(items, &mut answers);
         Routed { answers, lag }
     }
+}
 
-    /// A scan asks every group and merges the pages.
-    async fn scan(&self, item: &Item<'_>, terms: Terms) -> Routed {
-        let item = &bounded(item);
-        let pages = join_all(self.map.group_ids().map(|group| self.group(group, std::slice::from_ref(&item), terms)));
+impl Router {
+    /// Each group keeps to what one reply holds; this holds all of them together to the same. A write's answer is
+    /// never withheld.
+    fn bound(&self, items: &[Item<'_>], answers: &mut [Encoded]) {
+        let mut left = self.payload_bytes_max;
+        for (_, answer) in items.iter().zip(answers).filter(|(item, _)| item.operation.is_read()) {
+            match left.checked_sub(answer.len()) {
+                Some(rest) => left = rest,
+                None => *answer = spent(),
+            }
+        }
+    }
+
+    /// Scans one after the other, as many as one reply has room for: each may bring a page from every group.
+    async fn scans(&self, items: &[Item<'_>], at: &[usize], terms: Terms) -> (Vec<Encoded>, Duration) {
+        let mut left = self.payload_bytes_max;
+        let (mut answers, mut lag) = (Vec::with_capacity(at.len()), Duration::ZERO);
+        for &at in at {
+            if left == 0 {
+                answers.push(spent());
+                continue;
+            }
+            let (answer, of) = self.scan(&items[at], terms).await;
+            left = left.saturating_sub(answer.len());
+            lag = lag.max(of);
+            answers.push(answer);
+        }
+        (answers, lag)
+    }
+
+    /// A scan asks every group that may hold keys of its prefix, and merges their pages.
+    async fn scan(&self, item: &Item<'_>, terms: Terms) -> (Encoded, Duration) {
+        let item = &self.page_of(item);
+        let Operation::Scan { prefix, .. } = item.operation else { unreachable!("only scans have no key") };
+        let groups = self.map.groups_of_prefix(prefix);
+        let asked = groups.map(|group| async move { self.group(group, &[item], terms).await });
         let mut lag = Duration::ZERO;
-        let pages: Vec<Encoded> = pages.await.into_iter().flat_map(|routed| {
+        let mut pages = Vec::new();
+        for routed in join_all(asked).await {
             lag = lag.max(routed.lag);
-            routed.answers
-        }).collect();
-        Routed { answers: vec![merge::pages(&item.operation, &pages)], lag }
+            pages.extend(routed.answers);
+        }
+        (merge::pages(&item.operation, pages), lag)
+    }
+
+    /// The same scan, asking for no more than fits a reply with room to spare.
+    fn page_of<'a>(&self, scan: &Item<'a>) -> Item<'a> {
+        let half = self.payload_bytes_max / 2;
+        let most = |bound: usize| u32::try_from(bound).unwrap_or(u32::MAX);
+        let mut page = scan.clone();
+        if let Operation::Scan { limit, bytes_max, .. } = &mut page.operation {
+            *bytes_max = most(half).min(*bytes_max);
+            *limit =
+                most(PAGE_RECORDS_MAX.min((half / ANSWER_OVERHEAD).saturating_sub(2).max(1))).min(*limit);
+        }
+        page
     }
 
     /// Answers items that all concern one group. A scan among them is answered with this group's share.
     async fn group(&self, id: GroupId, items: &[&Item<'_>], terms: Terms) -> Routed {
-        let all = |error: Error| Routed { answers: vec![refused(error); items.len()], lag: Duration::ZERO };
-        let Some(group) = self.groups.get(&id) else {
-            return all(Error::new(Code::Unavailable, format!("this node has no replica of {id}")));
+        let Some(replica) = self.replicas.get(&id) else {
+            let why = format!("this node has no replica of {id}");
+            return Routed::refused(items, |_| Error::new(Code::Unavailable, why.clone()));
         };
         let local_reads = terms.consistency != Consistency::Linearizable;
-        let leader = group.leader();
-        if leader == Some(self.host.node()) || (local_reads && items.iter().all(|item| item.operation.is_read())) {
-            return self.here(group, items, terms).await;
+        let leader = replica.group.leader();
+        if leader == Some(self.host.node())
+            || (local_reads && items.iter().all(|item| item.operation.is_read()))
+        {
+            return replica.answer(items, terms).await;
         }
         match leader {
-            Some(leader) if terms.forward => self.there(group, leader, items, terms).await,
-            leader => all(not_leader(id, leader)),
+            Some(leader) if terms.forward => self.there(replica, leader, items, terms).await,
+            leader => Routed::refused(items, |_| not_leader(id, leader)),
         }
     }
 
-    /// Answers from the replica on this node.
-    async fn here(&self, group: &Group<KvMachine>, items: &[&Item<'_>], terms: Terms) -> Routed {
-        let (reads, writes): (Vec<usize>, Vec<usize>) =
-            (0..items.len()).partition(|&at| items[at].operation.is_read());
-        let reading = async {
-            match reads.is_empty() {
-                true => (Vec::new(), Duration::ZERO),
-                false => self.read(group, reads.iter().map(|&at| &items[at].operation), terms).await,
-            }
+    /// Sends items to the node that leads their group, in as many messages as they need.
+    async fn there(&self, replica: &Replica, leader: NodeId, items: &[&Item<'_>], terms: Terms) -> Routed {
+        let Some(address) = replica.group.address_of(leader) else {
+            return Routed::refused(items, |_| not_leader(replica.group.id(), None));
         };
-        let writing = self.write(group, writes.iter().map(|&at| items[at]), terms);
-        let ((read, lag), written) = tokio::join!(reading, writing);
-        let mut answers = vec![Bytes::new(); items.len()];
-        reads.into_iter().zip(read).for_each(|(at, answer)| answers[at] = answer);
-        writes.into_iter().zip(written).for_each(|(at, answer)| answers[at] = answer);
-        Routed { answers, lag }
+        let messages = messages(items, self.payload_bytes_max);
+        if let [all] = messages[..] {
+            return self.sent(replica.group.id(), leader, &address.peer, all, terms).await;
+        }
+        let sent =
+            messages.iter().map(|items| self.sent(replica.group.id(), leader, &address.peer, items, terms));
+        let mut routed = Routed { answers: Vec::with_capacity(items.len()), lag: Duration::ZERO };
+        for part in join_all(sent).await {
+            routed.answers.extend(part.answers);
+            routed.lag = routed.lag.max(part.lag);
+        }
+        routed
     }
 
-    /// Reads under one confirmation of leadership.
-    async fn read<'a>(
+    /// Sends one message and takes its answers.
+    async fn sent(
         &self,
-        group: &Group<KvMachine>,
-        operations: impl ExactSizeIterator<Item = &'a Operation<'a>> + Send,
+        group: GroupId,
+        leader: NodeId,
+        address: &str,
+        items: &[&Item<'_>],
         terms: Terms,
-    ) -> (Vec<Encoded>, Duration) {
-        let count = operations.len();
-        let shards = self.map.shards;
-        let answer = move |machine: &KvMachine| -> Vec<Encoded> {
-            let mut left = ANSWER_BYTES_MAX;
-            operations
-                .map(|operation| {
-                    let answer = Bytes::from(proto::encode(&machine.query(operation, shards)));
-                    match left.checked_sub(answer.len()) {
-                        Some(rest) => {
-                            left = rest;
-                            answer
-                        }
-                        None => refused(Error::new(Code::Overloaded, "answers of the batch reach their limit")),
-                    }
-                })
-                .collect()
-        };
-        let (read, lag): (BoxFuture<'_, _>, _) = match terms.consistency {
-            Consistency::Linearizable => (group.read(answer).boxed(), Duration::ZERO),
-            Consistency::Follower => (group.read_following(terms.left(), answer).boxed(), Duration::ZERO),
-            Consistency::Stale { lag_ms_max } => match group.lag() {
-                Some(lag) if lag_ms_max.is_none_or(|most| lag <= Duration::from_millis(most)) => {
-                    (std::future::ready(Ok(group.read_stale(answer))).boxed(), lag)
-                }
-                lag => return (vec![refused(too_stale(group.id(), lag)); count], lag.unwrap_or_default()),
-            },
-        };
-        let answers = match tokio::time::timeout_at(terms.deadline, read).await {
-            Ok(Ok(answers)) => answers,
-            Ok(Err(error)) => vec![refused(read_error(error)); count],
-            Err(_) => vec![refused(Error::new(Code::Timeout, "read was not confirmed in time")); count],
-        };
-        (answers, lag)
-    }
-
-    /// Proposes all writes at once; each is answered by the machine, or by what became of it.
-    async fn write<'a>(
-        &self,
-        group: &Group<KvMachine>,
-        items: impl ExactSizeIterator<Item = &'a Item<'a>>,
-        terms: Terms,
-    ) -> Vec<Encoded> {
-        let late = || refused(Error::unknown(Code::Timeout, "write was not confirmed in time"));
-        let mut answers: Vec<Option<Encoded>> = vec![None; items.len()];
-        let mut under_way = FuturesUnordered::new();
-        for (at, item) in items.enumerate() {
-            let key = item.operation.key().expect("writes have keys: scans are reads");
-            let shard = proto::shard_of(key, self.map.shards);
-            if let Err(error) = self.appendable(group, shard, item) {
-                answers[at] = Some(refused(error));
-                continue;
-            }
-            let command = Command { shard, stamp: item.stamp, operation: item.operation.clone() };
-            let proposed = group.propose(Bytes::from(proto::encode(&command)));
-            under_way.push(async move { (at, proposed.await) });
-        }
-        let all = async {
-            while let Some((at, answer)) = under_way.next().await {
-                answers[at] = Some(answer.unwrap_or_else(|error| refused(propose_error(error))));
-            }
-        };
-        if tokio::time::timeout_at(terms.deadline, all).await.is_err() {
-            tracing::debug!(group = %group.id(), "writes were not confirmed in time");
-        }
-        answers.into_iter().map(|answer| answer.unwrap_or_else(late)).collect()
-    }
-
-    /// Refuses an append that would outgrow the configured limit, judged by the value as it stands: appends
-    /// that race may end up above it, never above what the machine's format allows. An append that is sent
-    /// again may have been the one that filled the value, so it goes to the machine, which remembers.
-    fn appendable(&self, group: &Group<KvMachine>, shard: ShardId, item: &Item<'_>) -> Result<(), Error> {
-        let Operation::Append { key, value, .. } = item.operation else { return Ok(()) };
-        let (present, answered) = group.read_stale(|machine| {
-            let present = machine.get(shard, key).map_or(0, |record| record.value.len());
-            (present, item.stamp.is_some_and(|stamp| machine.has_answered(shard, &stamp)))
-        });
-        let (length, most) = (present + value.len(), self.limits.value_bytes_max);
-        if length <= most || answered {
-            return Ok(());
-        }
-        Err(Error::new(Code::ValueTooLarge, format!("value would become {length} bytes long, limit is {most}")))
-    }
-
-    /// Sends items to the node that leads their group, and takes its answers.
-    async fn there(&self, group: &Group<KvMachine>, leader: NodeId, items: &[&Item<'_>], terms: Terms) -> Routed {
-        let all = |answer: &dyn Fn(&Item<'_>) -> Error| Routed {
-            answers: items.iter().map(|item| refused(answer(item))).collect(),
-            lag: Duration::ZERO,
-        };
-        let Some(address) = group.address_of(leader) else {
-            return all(&|_| not_leader(group.id(), None));
-        };
+    ) -> Routed {
+        let left = terms.left();
         let request = BatchRequest {
-            deadline_ms: u32::try_from(terms.left().as_millis()).unwrap_or(u32::MAX),
+            deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
             consistency: terms.consistency,
             request_id: terms.request_id,
             items: items.iter().map(|&item| item.clone()).collect(),
         };
-        let body = for_group(group.id(), &proto::encode(&request));
-        let called = self.host.call(leader, &address.peer, BATCH_SERVICE, body, terms.left()).await;
-        match called.map(|reply| split_reply(&reply, items.len())) {
+        let body = for_group(group, &proto::encode(&request));
+        let called = self.host.call(leader, address, BATCH_SERVICE, body, left + HOP_GRACE).await;
+        match called.map(|reply| encoded::split(&reply, items.len())) {
             Ok(Some((answers, lag))) => Routed { answers, lag },
-            Ok(None) => all(&|item| lost(item, "the leader's reply is malformed".into())),
-            Err(error) if error.may_have_happened() => all(&|item| lost(item, format!("leader {leader}: {error}"))),
-            Err(CallError::Refused(Refusal::Overloaded(why))) => all(&|_| Error::new(Code::Overloaded, why.clone())),
-            Err(error) => all(&|_| Error::new(Code::Unavailable, format!("leader {leader}: {error}"))),
+            Ok(None) => {
+                Routed::refused(items, |item| lost(item, format!("leader {leader}: reply is malformed")))
+            }
+            Err(error) => Routed::refused(items, |item| unanswered(leader, item, &error)),
         }
     }
 
     /// Answers a batch that another node sent here for one group.
-    pub(crate) async fn serve(&self, body: Bytes, deadline: Duration) -> Bytes {
-        let Some((group, request)) = of_group(&body) else {
-            return reply(&[refused(Error::new(Code::BadRequest, "batch names no group"))], Duration::ZERO);
-        };
-        let request: BatchRequest<'_> = match proto::decode(request) {
-            Ok(request) => request,
-            Err(error) => {
-                return reply(&[refused(Error::new(Code::BadRequest, error.to_string()))], Duration::ZERO);
-            }
-        };
+    ///
+    /// # Errors
+    /// [`Refusal::Unsupported`], with nothing done, where the sender speaks another format or spreads shards in
+    /// another way: each of its keys would land in a group where nobody looks for it.
+    pub(crate) async fn serve(&self, body: Bytes, deadline: Duration) -> Result<Bytes, Refusal> {
+        let (group, request) =
+            of_group(&body).ok_or_else(|| Refusal::Unsupported("batch names no group".into()))?;
+        let request: BatchRequest<'_> =
+            proto::decode(request).map_err(|error| Refusal::Unsupported(error.to_string()))?;
+        if request.items.len() > FORWARDED_ITEMS_MAX {
+            let why = format!("batch has {} items, limit is {FORWARDED_ITEMS_MAX}", request.items.len());
+            return Err(Refusal::Unsupported(why));
+        }
+        let mut keys = request.items.iter().filter_map(|item| item.operation.key());
+        if let Some(key) = keys.find(|key| self.map.group_of_key(key) != group) {
+            let here = self.map.group_of_key(key);
+            return Err(Refusal::Unsupported(format!("a key was sent to {group} that belongs to {here}")));
+        }
         let terms = Terms {
             deadline: Instant::now() + deadline.min(Duration::from_millis(u64::from(request.deadline_ms))),
             consistency: request.consistency,
@@ -285,72 +267,38 @@ impl Router {
         };
         let items: Vec<&Item<'_>> = request.items.iter().collect();
         let routed = self.group(group, &items, terms).await;
-        reply(&routed.answers, routed.lag)
+        Ok(encoded::join(&routed.answers, routed.lag))
     }
 }
 
-/// The same scan, asking for no more than a page.
-fn bounded<'a>(scan: &Item<'a>) -> Item<'a> {
-    let mut bounded = scan.clone();
-    if let Operation::Scan { bytes_max, .. } = &mut bounded.operation {
-        *bytes_max = PAGE_BYTES_MAX.min(*bytes_max);
-    }
-    bounded
+fn spent() -> Encoded {
+    Encoded::refused(Error::new(Code::Overloaded, "answers of the batch reach their limit: ask again"))
 }
 
-/// Whether an operation's key and value are of a size that is taken.
-fn within(limits: &Limits, operation: &Operation<'_>) -> Result<(), Error> {
-    let Some(key) = operation.key() else { return Ok(()) };
-    if key.is_empty() {
-        return Err(Error::new(Code::BadRequest, "key is empty"));
-    }
-    if key.len() > limits.key_bytes_max {
-        let why = format!("key is {} bytes long, limit is {}", key.len(), limits.key_bytes_max);
-        return Err(Error::new(Code::KeyTooLarge, why));
-    }
-    match operation {
-        Operation::Put { value, .. } | Operation::Append { value, .. } if value.len() > limits.value_bytes_max => {
-            let why = format!("value is {} bytes long, limit is {}", value.len(), limits.value_bytes_max);
-            Err(Error::new(Code::ValueTooLarge, why))
+/// Cuts items into messages of at most `bytes_max` of keys and values; a larger item travels alone.
+fn messages<'i, 'a>(items: &'i [&'a Item<'a>], bytes_max: usize) -> Vec<&'i [&'a Item<'a>]> {
+    let mut messages = Vec::with_capacity(1);
+    let (mut from, mut bytes) = (0, 0);
+    for (at, item) in items.iter().enumerate() {
+        let more = weight(&item.operation);
+        if at > from && (bytes + more > bytes_max || at - from == FORWARDED_ITEMS_MAX) {
+            messages.push(&items[from..at]);
+            (from, bytes) = (at, 0);
         }
-        _ => Ok(()),
+        bytes += more;
     }
+    messages.push(&items[from..]);
+    messages
 }
 
-fn not_leader(group: GroupId, leader: Option<NodeId>) -> Error {
-    match leader {
-        Some(_) => Error::new(Code::NotLeader { group, leader }, format!("this node does not lead {group}")),
-        None => Error::new(Code::NoLeader, format!("{group} has no leader that is known here")),
-    }
-}
-
-fn too_stale(group: GroupId, lag: Option<Duration>) -> Error {
-    let lag = lag.map_or("unknown".into(), |lag| format!("{} ms", lag.as_millis()));
-    Error::new(Code::TooStale, format!("replica of {group} lags too far: {lag}"))
-}
-
-fn lost(item: &Item<'_>, why: String) -> Error {
-    match item.operation.is_read() {
-        true => Error::new(Code::Unavailable, why),
-        false => Error::unknown(Code::Unavailable, why),
-    }
-}
-
-fn read_error(error: ReadError) -> Error {
-    match error {
-        ReadError::NotLeader { group, leader } => not_leader(group, leader),
-        ReadError::NoQuorum(_) => Error::new(Code::NoLeader, error.to_string()),
-        ReadError::Overloaded(_) => Error::new(Code::Overloaded, error.to_string()),
-        ReadError::Stopped(_) => Error::new(Code::Unavailable, error.to_string()),
-    }
-}
-
-fn propose_error(error: ProposeError) -> Error {
-    match error {
-        ProposeError::NotLeader { group, leader } => not_leader(group, leader),
-        ProposeError::Overloaded(_) => Error::new(Code::Overloaded, error.to_string()),
-        ProposeError::TooLarge { .. } => Error::new(Code::BatchTooLarge, error.to_string()),
-        ProposeError::Unknown { .. } => Error::unknown(Code::Unavailable, error.to_string()),
+/// The bytes of an operation's keys and values.
+fn weight(operation: &Operation<'_>) -> usize {
+    match *operation {
+        Operation::Get { key } | Operation::Delete { key, .. } => key.len(),
+        Operation::Put { key, value, .. } | Operation::Append { key, value, .. } => key.len() + value.len(),
+        Operation::Scan { prefix, after, start, .. } => {
+            prefix.len() + start.len() + after.map_or(0, <[u8]>::len)
+        }
     }
 }
 
@@ -367,37 +315,10 @@ fn of_group(body: &[u8]) -> Option<(GroupId, &[u8])> {
     Some((GroupId(u64::from_le_bytes(*group)), batch))
 }
 
-/// The bytes of a [`BatchReply`] with these answers.
-pub(crate) fn reply(answers: &[Encoded], lag: Duration) -> Bytes {
-    let answers = answers.iter().map(|answer| decoded(answer)).collect();
-    let lag_ms = u64::try_from(lag.as_millis()).unwrap_or(u64::MAX);
-    Bytes::from(proto::encode(&BatchReply { answers, lag_ms }))
-}
-
-/// An answer that this cluster's own nodes encoded.
-pub(crate) fn decoded(answer: &Encoded) -> Answer<'_> {
-    proto::decode::<Answer<'_>>(answer).unwrap_or_else(|error| {
-        Err(Error::unknown(Code::Internal, format!("answer is malformed: {error}")))
-    })
-}
-
-fn split_reply(reply: &[u8], items: usize) -> Option<(Vec<Encoded>, Duration)> {
-    let reply: BatchReply<'_> = proto::decode(reply).ok()?;
-    if reply.answers.len() != items {
-        return None;
-    }
-    let answers = reply.answers.iter().map(|answer| Bytes::from(proto::encode(answer))).collect();
-    Some((answers, Duration::from_millis(reply.lag_ms)))
-}
-
-/// Whether the error leaves open what the write did.
-pub(crate) fn is_unknown(answer: &Answer<'_>) -> bool {
-    matches!(answer, Err(error) if error.outcome == Outcome::Unknown)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::{ClientId, Expect, Sequence, Stamp};
 
     /// A batch for a group names it in front; anything shorter names none.
     #[test]
@@ -406,13 +327,41 @@ mod tests {
         assert_eq!(of_group(b"1234567"), None);
     }
 
-    /// A reply with another number of answers than there were items is no reply.
+    fn put(value: &[u8]) -> Item<'_> {
+        let most = u64::MAX;
+        let stamp =
+            Stamp { client: ClientId(u128::MAX), sequence: Sequence(most), lowest_open: Sequence(most) };
+        Item { stamp: Some(stamp), operation: Operation::Put { key: b"key", value, expect: Expect::Any } }
+    }
+
+    /// Items keep their order over messages, none of which is empty, over full or over long.
     #[test]
-    fn a_reply_answers_every_item() {
-        let answer = refused(Error::new(Code::NotFound, "key does not exist"));
-        let bytes = reply(&[answer.clone()], Duration::from_millis(7));
-        assert_eq!(split_reply(&bytes, 1), Some((vec![answer], Duration::from_millis(7))));
-        assert_eq!(split_reply(&bytes, 2), None);
-        assert_eq!(split_reply(b"", 1), None);
+    fn large_batches_travel_in_parts() {
+        let value = [0; 100];
+        let [small, large] = [put(b""), put(&value)];
+        let lengths = |items: &[&Item<'_>], bytes_max| -> Vec<usize> {
+            let messages = messages(items, bytes_max);
+            assert_eq!(messages.concat(), items);
+            messages.iter().map(|items| items.len()).collect()
+        };
+        assert_eq!(lengths(&[&small, &large, &small], 1_000), [3]);
+        assert_eq!(lengths(&[&small, &large, &small], 106), [2, 1]);
+        assert_eq!(lengths(&[&small, &large, &small], 50), [1, 1, 1]);
+        let many = vec![&small; 2 * FORWARDED_ITEMS_MAX + 1];
+        assert_eq!(lengths(&many, 1 << 20), [FORWARDED_ITEMS_MAX, FORWARDED_ITEMS_MAX, 1]);
+    }
+
+    /// A full message of the smallest items fits the room that frames keep for all but keys and values.
+    #[test]
+    fn full_messages_fit_their_frame() {
+        let item = put(b"");
+        let items = vec![item; FORWARDED_ITEMS_MAX];
+        let request = BatchRequest {
+            deadline_ms: u32::MAX,
+            consistency: Consistency::Stale { lag_ms_max: Some(u64::MAX) },
+            request_id: u128::MAX,
+            items,
+        };
+        assert!(for_group(GroupId(1), &proto::encode(&request)).len() + 64 <= FRAME_ROOM);
     }
 }

@@ -31,6 +31,14 @@ impl ShardMap {
         (1..=u64::from(self.groups)).map(GroupId)
     }
 
+    /// The groups that may hold keys with this prefix: one alone where the part of the key that is hashed lies
+    /// within the prefix.
+    pub fn groups_of_prefix(&self, prefix: &[u8]) -> impl Iterator<Item = GroupId> + use<> {
+        let decided = proto::hashed_part(prefix).len() < prefix.len();
+        let only = decided.then(|| self.group_of_key(prefix).0);
+        (only.unwrap_or(1)..=only.unwrap_or(u64::from(self.groups))).map(GroupId)
+    }
+
     /// For each run of shards that one group serves: first shard, last shard, group.
     pub fn ranges(&self) -> Vec<(ShardId, ShardId, GroupId)> {
         let mut ranges: Vec<(ShardId, ShardId, GroupId)> = Vec::new();
@@ -58,7 +66,24 @@ mod tests {
             assert_eq!(sizes.len(), groups as usize);
             assert_eq!(sizes.iter().sum::<u32>(), 256);
             assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1);
-            assert_eq!(map.ranges().iter().map(|range| range.2).collect::<Vec<_>>(), map.group_ids().collect::<Vec<_>>());
+            assert_eq!(
+                map.ranges().iter().map(|range| range.2).collect::<Vec<_>>(),
+                map.group_ids().collect::<Vec<_>>()
+            );
+        }
+    }
+
+    /// A prefix that holds the whole of what is hashed leads to the one group of all its keys, any other to all.
+    #[test]
+    fn prefixes_lead_to_their_groups() {
+        let map = ShardMap { shards: 256, groups: 7 };
+        let groups = |prefix: &[u8]| map.groups_of_prefix(prefix).collect::<Vec<_>>();
+        for prefix in [&b""[..], b"a", b"{a", b"{}", b"}{"] {
+            assert_eq!(groups(prefix), map.group_ids().collect::<Vec<_>>(), "{prefix:?}");
+        }
+        for prefix in [&b"{a}"[..], b"x{a}y", b"{a}{b}"] {
+            let key = [prefix, b"/rest"].concat();
+            assert_eq!(groups(prefix), [map.group_of_key(&key)], "{prefix:?}");
         }
     }
 }

@@ -84,7 +84,9 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut sessions = lock(&self.sessions);
         // A replaced session's sequences are nobody's any more.
-        if let Some(session) = sessions.get_mut(&self.shard).filter(|session| session.client == self.stamp.client) {
+        if let Some(session) =
+            sessions.get_mut(&self.shard).filter(|session| session.client == self.stamp.client)
+        {
             session.open.remove(&self.stamp.sequence.0);
         }
     }

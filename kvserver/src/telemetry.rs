@@ -3,7 +3,8 @@
 use crate::machine::{KvMachine, Usage};
 use crate::router::Router;
 use crate::service::{MetricKind, MetricsText};
-use raftstore::{GroupStatus, LaneStats, Role, StorageStats};
+use raftstore::{GroupStatus, LATENCY_BUCKETS, LaneStats, Role, StorageStats};
+use std::io;
 
 /// One number of a group, by name.
 type Sample = (&'static str, MetricKind, &'static str, fn(&GroupStatus, &Usage) -> u64);
@@ -16,9 +17,12 @@ const GROUP: &[Sample] = &[
     ("flotilla_group_last_index", MetricKind::Gauge, "The last entry in the replica's log.", |status, _| {
         status.last_index.unwrap_or(0)
     }),
-    ("flotilla_group_committed_index", MetricKind::Gauge, "The last entry that a quorum holds.", |status, _| {
-        status.committed_index.unwrap_or(0)
-    }),
+    (
+        "flotilla_group_committed_index",
+        MetricKind::Gauge,
+        "The last entry that a quorum holds.",
+        |status, _| status.committed_index.unwrap_or(0),
+    ),
     ("flotilla_group_applied_index", MetricKind::Gauge, "The last entry that was applied.", |status, _| {
         status.applied_index.unwrap_or(0)
     }),
@@ -27,9 +31,6 @@ const GROUP: &[Sample] = &[
     }),
     ("flotilla_group_snapshot_bytes", MetricKind::Gauge, "Bytes of the last snapshot.", |status, _| {
         status.snapshot_bytes
-    }),
-    ("flotilla_group_lag_ms", MetricKind::Gauge, "How far the replica is behind its leader.", |status, _| {
-        status.lag.map_or(u64::MAX, |lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX))
     }),
     ("flotilla_group_keys", MetricKind::Gauge, "Keys present.", |_, usage| usage.keys),
     ("flotilla_group_bytes", MetricKind::Gauge, "Bytes of keys and values.", |_, usage| usage.bytes),
@@ -42,21 +43,28 @@ type LaneSample = (&'static str, MetricKind, &'static str, fn(&LaneStats) -> u64
 const LANE: &[LaneSample] = &[
     ("flotilla_lane_frames_sent_total", MetricKind::Counter, "Frames written.", |lane| lane.frames_sent),
     ("flotilla_lane_bytes_sent_total", MetricKind::Counter, "Bytes written.", |lane| lane.bytes_sent),
-    ("flotilla_lane_writes_total", MetricKind::Counter, "Writes that the frames left in.", |lane| lane.writes),
+    ("flotilla_lane_writes_total", MetricKind::Counter, "Writes that the frames left in.", |lane| {
+        lane.writes
+    }),
     ("flotilla_lane_frames_received_total", MetricKind::Counter, "Frames read.", |lane| lane.frames_received),
     ("flotilla_lane_bytes_received_total", MetricKind::Counter, "Bytes read.", |lane| lane.bytes_received),
     ("flotilla_lane_connects_total", MetricKind::Counter, "Connections made.", |lane| lane.connects),
     ("flotilla_lane_in_flight", MetricKind::Gauge, "Calls and streams under way.", |lane| lane.in_flight),
-    ("flotilla_lane_timeouts_total", MetricKind::Counter, "Calls and streams that timed out.", |lane| lane.timeouts),
+    ("flotilla_lane_timeouts_total", MetricKind::Counter, "Calls and streams that timed out.", |lane| {
+        lane.timeouts
+    }),
     ("flotilla_lane_refused_total", MetricKind::Counter, "Calls refused unsent.", |lane| lane.refused),
 ];
 
 /// Appends the numbers of the node's groups, log and transport.
 pub(crate) fn node(router: &Router, into: &mut MetricsText) {
     let groups: Vec<(String, GroupStatus, Usage)> = router
-        .groups
+        .replicas
         .values()
-        .map(|group| (group.id().0.to_string(), group.status(), group.read_stale(KvMachine::usage)))
+        .map(|replica| {
+            let group = &replica.group;
+            (group.id().0.to_string(), group.status(), group.read_stale(KvMachine::usage))
+        })
         .collect();
     for (name, kind, help, value) in GROUP {
         into.family(name, *kind, help);
@@ -64,15 +72,38 @@ pub(crate) fn node(router: &Router, into: &mut MetricsText) {
             into.sample(name, &[("group", id)], value(status, usage));
         }
     }
+    lags(router, into);
     storage(&router.host.storage_stats(), into);
     let stats = router.host.transport_stats();
-    let lanes =
-        [("entries", stats.entries), ("heartbeat", stats.heartbeat), ("bulk", stats.bulk), ("request", stats.request)];
+    let lanes = [
+        ("entries", stats.entries),
+        ("heartbeat", stats.heartbeat),
+        ("bulk", stats.bulk),
+        ("request", stats.request),
+    ];
     for (name, kind, help, value) in LANE {
         into.family(name, *kind, help);
         for (lane, stats) in &lanes {
             into.sample(name, &[("lane", lane)], value(stats));
         }
+    }
+}
+
+/// A replica that has not heard of a leader yet has no lag: no number would be true.
+fn lags(router: &Router, into: &mut MetricsText) {
+    let name = "flotilla_group_lag_ms";
+    let help = "How long ago the replica was known to be as fresh as a leader that a quorum confirmed.";
+    into.family(name, MetricKind::Gauge, help);
+    for replica in router.replicas.values() {
+        if let Some(lag) = replica.lag() {
+            into.sample(name, &[("group", &replica.group.id().0.to_string())], lag.as_millis());
+        }
+    }
+    let name = "flotilla_group_recovered";
+    into.family(name, MetricKind::Gauge, "1 once the replica holds all that it showed before its start.");
+    for replica in router.replicas.values() {
+        let group = replica.group.id().0.to_string();
+        into.sample(name, &[("group", &group)], u64::from(replica.has_recovered()));
     }
 }
 
@@ -82,7 +113,11 @@ fn storage(stats: &StorageStats, into: &mut MetricsText) {
         ("flotilla_log_syncs_total", "Syncs of the log.", stats.syncs),
         ("flotilla_log_bytes_total", "Bytes of records written.", stats.bytes_written),
         ("flotilla_log_entries_total", "Entries appended.", stats.entries),
-        ("flotilla_log_carried_bytes_total", "Bytes written again to free old segments.", stats.bytes_carried),
+        (
+            "flotilla_log_carried_bytes_total",
+            "Bytes written again to free old segments.",
+            stats.bytes_carried,
+        ),
         ("flotilla_log_disk_reads_total", "Reads that memory could not serve.", stats.disk_reads),
     ];
     for (name, help, value) in counters {
@@ -100,11 +135,43 @@ fn storage(stats: &StorageStats, into: &mut MetricsText) {
     let name = "flotilla_log_sync_seconds";
     into.family(name, MetricKind::Histogram, "How long syncs of the log took.");
     let mut below = 0;
-    for (bucket, count) in stats.sync_micros.iter().enumerate() {
+    // The last bucket has no upper end: it is what the infinite one adds.
+    for (bucket, count) in stats.sync_micros[..LATENCY_BUCKETS - 1].iter().enumerate() {
         below += count;
         let seconds = (1_u64 << bucket) as f64 / 1e6;
         into.sample("flotilla_log_sync_seconds_bucket", &[("le", &seconds.to_string())], below);
     }
-    into.sample("flotilla_log_sync_seconds_bucket", &[("le", "+Inf")], below);
-    into.sample("flotilla_log_sync_seconds_count", &[], below);
+    let all: u64 = stats.sync_micros.iter().sum();
+    into.sample("flotilla_log_sync_seconds_bucket", &[("le", "+Inf")], all);
+    into.sample("flotilla_log_sync_seconds_count", &[], all);
+}
+
+/// The process's resident memory, where the operating system tells.
+///
+/// # Errors
+/// Where it does not.
+pub(crate) fn resident_bytes() -> io::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    resident_in(&status).ok_or_else(|| io::Error::other("the process's status has no VmRSS in kB"))
+}
+
+fn resident_in(status: &str) -> Option<u64> {
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = resident.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    kilobytes.checked_mul(1 << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Resident memory is read from the line that has it, and nothing else passes for it.
+    #[test]
+    fn resident_memory() {
+        let status = "Name:\tflotilla\nVmPeak:\t  900 kB\nVmRSS:\t   1234 kB\nThreads:\t4\n";
+        assert_eq!(resident_in(status), Some(1234 << 10));
+        for bad in ["", "VmPeak:\t 9 kB", "VmRSS:\t 12 pages", "VmRSS:\t x kB"] {
+            assert_eq!(resident_in(bad), None, "{bad:?}");
+        }
+    }
 }

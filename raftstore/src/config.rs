@@ -37,7 +37,7 @@ pub struct RaftConfig {
     /// How many bytes of log are kept behind a snapshot for followers that lag a little (16 MiB), so that they
     /// need not be sent the snapshot.
     pub log_bytes_kept: u64,
-    /// The pace of a snapshot, in bytes a second (256 MiB): the rest of the disk stays with the log.
+    /// The pace of a snapshot, in bytes a second (128 MiB): the rest of the disk stays with the log.
     pub snapshot_bytes_per_second_max: u64,
     /// The longest time for a received snapshot to be installed, in milliseconds (600,000).
     pub snapshot_install_timeout_ms: u64,
@@ -57,7 +57,7 @@ impl Default for RaftConfig {
             reads_waiting_max: 16_384,
             snapshot_log_bytes_min: 64 << 20,
             log_bytes_kept: 16 << 20,
-            snapshot_bytes_per_second_max: 256 << 20,
+            snapshot_bytes_per_second_max: 128 << 20,
             snapshot_install_timeout_ms: 600_000,
         }
     }

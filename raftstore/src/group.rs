@@ -17,11 +17,17 @@ use openraft::{Instant, ServerState};
 use proto::{GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The service number, on the transport's request lane, by which followers ask for a read index; the others
 /// are free for the host's user.
 pub(crate) const READ_INDEX_SERVICE: u8 = 0;
+
+/// How long a leader may take to confirm a read index to a replica that recovers, and the pause before it is asked
+/// again.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(1);
+const RECOVERY_PACE: Duration = Duration::from_millis(100);
 
 /// The whole of a group's replica on this node, shared by its handles.
 pub(crate) struct Inner<M: Machine> {
@@ -35,6 +41,8 @@ pub(crate) struct Inner<M: Machine> {
     pub(crate) proposer: Proposer,
     pub(crate) reads: ReadIndexer,
     pub(crate) transport: Arc<Transport>,
+    /// Whether the machine holds all that it may have shown before this start; once it does, for good.
+    pub(crate) recovered: AtomicBool,
 }
 
 /// A handle to a group's replica on this node; cheap to clone.
@@ -206,21 +214,41 @@ impl<M: Machine> Group<M> {
                 .map(|(&id, matched)| (NodeId(id), matched.map(|id| id.index())))
                 .collect(),
             lag: self.lag(),
-            recovered: metrics.cluster_committed.map(|id| id.index()) >= metrics.last_log_index
-                && metrics.last_applied >= metrics.cluster_committed,
+            recovered: self.inner.recovered.load(Ordering::Acquire),
         }
     }
 
-    /// Waits until this replica's machine holds all that it may have shown before a restart: until then a
-    /// stale read could go back in time.
+    /// Waits until this replica's machine holds all that it may have shown before a restart: until then a stale
+    /// read could go back in time.
+    ///
+    /// A follower applies what is committed also where its own disk has not synced it yet. So nothing that the
+    /// disk holds after a crash says how far the machine had come; a read index that a leader confirms after the
+    /// start does, for it covers whatever was ever committed before.
     ///
     /// # Errors
     /// [`ReadError::NoQuorum`] where that takes longer than `deadline`, [`ReadError::Stopped`] with the group.
     pub async fn wait_for_recovery(&self, deadline: Duration) -> Result<(), ReadError> {
-        match self.inner.raft.wait_for_recovery(Some(deadline)).await {
-            Ok(_) => Ok(()),
-            Err(openraft::metrics::WaitError::Timeout(..)) => Err(ReadError::NoQuorum(self.inner.id)),
-            Err(openraft::metrics::WaitError::ShuttingDown) => Err(ReadError::Stopped(self.inner.id)),
+        let recovered = tokio::time::timeout(deadline, self.recover());
+        recovered.await.unwrap_or(Err(ReadError::NoQuorum(self.inner.id)))
+    }
+
+    /// As [`wait_for_recovery`](Self::wait_for_recovery), for as long as the group runs.
+    pub(crate) async fn recover(&self) -> Result<(), ReadError> {
+        let stopped = ReadError::Stopped(self.inner.id);
+        let confirmed = async {
+            while !self.inner.recovered.load(Ordering::Acquire) {
+                match self.read_following(RECOVERY_PATIENCE, |_| ()).await {
+                    Ok(()) => self.inner.recovered.store(true, Ordering::Release),
+                    Err(ReadError::Stopped(_)) => return Err(stopped.clone()),
+                    Err(_) => tokio::time::sleep(RECOVERY_PACE).await,
+                }
+            }
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            recovered = confirmed => recovered,
+            _ = self.failed() => Err(stopped.clone()),
         }
     }
 
@@ -277,7 +305,7 @@ impl<M: Machine> Group<M> {
     }
 
     /// Hands leadership to the voter that holds most of the log, or to `to`; returns once another leads.
-    /// Does nothing where this replica does not lead.
+    /// Does nothing where this replica does not lead, or is itself the one to lead.
     ///
     /// # Errors
     /// [`MemberError`] where there is nobody to hand it to, or nobody took it within `deadline`.
@@ -290,6 +318,12 @@ impl<M: Machine> Group<M> {
         let others = status.voters.iter().filter(|&&voter| voter != self.inner.node);
         let fullest = others.max_by_key(|voter| status.matched.get(voter).copied().flatten());
         let to = to.or(fullest.copied()).ok_or_else(|| refuse("there is no other voter"))?;
+        if to == self.inner.node {
+            return Ok(());
+        }
+        if !status.voters.contains(&to) {
+            return Err(refuse("leadership goes to voters only"));
+        }
         let stopped = |error: String| MemberError::Unknown { group: self.inner.id, why: error };
         self.inner.raft.trigger().transfer_leader(to.0).await.map_err(|fatal| stopped(fatal.to_string()))?;
         let mut metrics = self.inner.raft.server_metrics();

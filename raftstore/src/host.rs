@@ -26,6 +26,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use proto::{GroupId, NodeId};
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{OnceCell, watch};
@@ -289,9 +290,11 @@ impl Host {
                 log_bytes: Box::new(live_bytes),
                 staleness: Arc::new(Staleness::new()),
                 transport: self.transport.clone(),
+                recovered: AtomicBool::new(false),
             }),
         };
         self.watch_group(&group);
+        Self::recover_group(&group);
         let mut groups = self.directory.groups.write().unwrap_or_else(PoisonError::into_inner);
         groups.insert(id, Arc::new(group.clone()));
         Ok(group)
@@ -302,6 +305,16 @@ impl Host {
         tokio::spawn(async move {
             if let Some(why) = group.failed().await {
                 fail(&failure, Fatal::Group { group: group.id(), why });
+            }
+        });
+    }
+
+    fn recover_group<M: Machine>(group: &Group<M>) {
+        let group = group.clone();
+        tokio::spawn(async move {
+            match group.recover().await {
+                Ok(()) => tracing::debug!(group = %group.id(), "replica has recovered"),
+                Err(error) => tracing::debug!(%error, "replica did not recover"),
             }
         });
     }

@@ -1,6 +1,9 @@
 //! A group's snapshots on disk: written piece by piece, current from one instant to the next, removed when
 //! nobody reads them any more.
 //!
+//! A snapshot is first written and made durable, then installed, in two steps: one that a peer sends is whole on
+//! this disk before the log is allowed to be replaced by it, and nothing of it remains where it is refused.
+//!
 //! Pieces (what a machine hands out in one step of a copy, up to 4 MiB) are laid end to end, cut into values
 //! and put into tables of at most 32 MiB, the parts: `snap-g1-00000007-p0003` is part 3 of snapshot 7 of
 //! group 1. What makes a snapshot current is its **manifest**, and that is an operation in the log's own queue:

@@ -77,7 +77,7 @@ impl Storage {
     ///
     /// # Errors
     /// [`StorageError`] where the disk belongs to another node or cluster, was written by a newer build, is
-    /// damaged, or lost something that was acknowledged. Nothing was changed then.
+    /// damaged, or lost something that was acknowledged. Nothing was written or removed then.
     pub(crate) async fn open(
         disk: Arc<dyn Disk>,
         identity: Identity,
@@ -108,7 +108,15 @@ impl Storage {
         });
         let writer = Writer::new(Arc::clone(&shared), log);
         shared.disk.drive("log-writer", Box::pin(writer.run()))?;
-        Ok(Self { handle: Arc::new(Handle { shared }) })
+        let storage = Self { handle: Arc::new(Handle { shared }) };
+        let stats = storage.stats();
+        tracing::info!(
+            groups = storage.groups().len(),
+            segments = stats.segments,
+            bytes = stats.segment_bytes,
+            "log recovered"
+        );
+        Ok(storage)
     }
 
     /// The log of a group; every handle to it is the same log. Only one of them may write.
@@ -139,16 +147,6 @@ impl Storage {
     /// The first error, as soon as there is one: the node must stop.
     pub(crate) fn failure(&self) -> watch::Receiver<Option<StorageError>> {
         self.handle.shared.failure.subscribe()
-    }
-
-    /// The bytes that everything takes on disk, snapshots included.
-    ///
-    /// # Errors
-    /// Where the disk cannot say.
-    pub(crate) async fn disk_bytes(&self) -> Result<u64, StorageError> {
-        let disk = Arc::clone(&self.handle.shared.disk);
-        let work = async move { disk.bytes() };
-        Ok(offload(&self.handle.shared.disk, work).await??)
     }
 
     /// What was done so far.

@@ -11,10 +11,10 @@ use crate::http::request_id::RequestId;
 use axum::Router;
 use axum::response::Response;
 use futures_util::future::BoxFuture;
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service as HyperService;
-use hyper::Request;
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -89,7 +89,12 @@ impl Activity {
 
 /// Serves one connection until it ends, is too slow, or `stop` says that it is enough: then the request in flight
 /// is finished and no other taken.
-pub(crate) async fn serve(stream: TcpStream, front: Arc<Front>, router: Router, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn serve(
+    stream: TcpStream,
+    front: Arc<Front>,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
     let _open = front.traffic.connection();
     let activity = Arc::new(Activity::new());
     let socket = Socket { stream, front: Arc::clone(&front), activity: Arc::clone(&activity), closing: None };

@@ -73,7 +73,12 @@ impl Front {
     }
 
     /// Answers one request; never fails.
-    pub(crate) async fn answer(&self, route: Route, request: Request<Body>, connection: &Activity) -> Response {
+    pub(crate) async fn answer(
+        &self,
+        route: Route,
+        request: Request<Body>,
+        connection: &Activity,
+    ) -> Response {
         let began = Instant::now();
         let (head, incoming) = request.into_parts();
         let mut body = RequestBody::new(incoming, &head.headers);

@@ -13,7 +13,7 @@
 //!   [`Table::sync`] flushes and then syncs sled's file through a handle of our own.
 //! - A page larger than a quarter of a segment leaves the file for one under `blobs/`, which nobody syncs.
 //!   A page holds at most one tree's values, so a tree is closed to new values before it could outgrow that
-//!   quarter ([`TREE_BYTES_MAX`]), and the next one begins, named by its first number.
+//!   quarter (see [`table`]), and the next one begins, named by its first number.
 //! - Values of one tree are rewritten together from the tenth on. Few large values to a tree, as above, keep
 //!   the disk's use near what was put.
 //! - At damage in the middle of its file it keeps what comes before and forgets the rest, without a word, or
@@ -21,30 +21,19 @@
 //! - A thread of its pool may hold the file, and so its lock, for a moment after the database was dropped.
 //!   Opening waits for that lock first.
 
+mod table;
+
 use super::mark::{SLOT_BYTES, SLOT_OFFSETS, put_slot, take_slot};
-use super::{Disk, DiskError, Table, VALUE_BYTES_MAX, lock};
+use super::{Disk, DiskError, Table, lock};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use table::SledTable;
 use tokio::runtime::Handle;
-
-/// sled's segments: 2 MiB, so that pages up to 512 KiB stay in its file.
-const SEGMENT_BYTES: usize = 2 << 20;
-
-/// A tree takes no more values beyond this; with overheads it stays below a quarter of a segment.
-const TREE_BYTES_MAX: usize = 480 << 10;
-
-/// What a value takes in a page beyond its own bytes, counted generously.
-const VALUE_OVERHEAD: usize = 32;
-
-/// sled's page cache, for each open table.
-const CACHE_BYTES: u64 = 4 << 20;
 
 const REMOVED: &str = "removed.";
 
@@ -280,177 +269,6 @@ impl Disk for SledDisk {
                 tracing::error!(%error, "disk work was lost");
             }
         })
-    }
-}
-
-/// A table: one sled database.
-struct SledTable {
-    name: String,
-    /// Taken out only when this is dropped.
-    database: Option<::sled::Db>,
-    /// sled's file again, for syncing it.
-    file: File,
-    /// The tree that takes the next value, and the bytes in it. New trees only ever follow it.
-    last_tree: Mutex<Option<(u64, usize)>>,
-    registry: Arc<Registry>,
-    _root: Arc<Root>,
-}
-
-impl SledTable {
-    fn open(disk: &SledDisk, name: &str, new: bool) -> Result<Arc<Self>, DiskError> {
-        let folder = disk.folder(name);
-        let path = folder.join("db");
-        if !new && path.exists() {
-            // Wait for a straggler's lock; and make durable what an earlier process may have left in the
-            // system's cache, before sled writes notes that rely on it.
-            let file = open_file(&path)?;
-            file.lock().map_err(failed("lock", &path))?;
-            file.sync_data().map_err(failed("sync", &path))?;
-            file.unlock().map_err(failed("unlock", &path))?;
-        }
-        let config = ::sled::Config::new()
-            .path(&folder)
-            .segment_size(SEGMENT_BYTES)
-            .cache_capacity(CACHE_BYTES)
-            .flush_every_ms(None);
-        let database = guarded(name, || config.open())?;
-        let file = open_file(&path)?;
-        if new {
-            guarded(name, || database.flush())?;
-            file.sync_all().map_err(failed("sync", &path))?;
-            let conf = open_file(&folder.join("conf"))?;
-            conf.sync_all().map_err(failed("sync", &folder))?;
-            sync_folder(&folder)?;
-            sync_folder(&disk.root.path.join("tables"))?;
-        }
-        let table = Self {
-            name: name.to_owned(),
-            database: Some(database),
-            file,
-            last_tree: Mutex::new(None),
-            registry: Arc::clone(&disk.registry),
-            _root: Arc::clone(&disk.root),
-        };
-        let last = table.trees().last().copied();
-        // How full an old tree is was not kept: it takes no more values beyond replacements.
-        *lock(&table.last_tree) = last.map(|tree| (tree, TREE_BYTES_MAX));
-        Ok(Arc::new(table))
-    }
-
-    fn database(&self) -> &::sled::Db {
-        self.database.as_ref().expect("the database is taken out only when the table is dropped")
-    }
-
-    /// The trees' names: the first number of each, in order.
-    fn trees(&self) -> Vec<u64> {
-        let names = self.database().tree_names();
-        let mut trees: Vec<u64> = names
-            .iter()
-            .filter_map(|name| <[u8; 8]>::try_from(&name[..]).ok())
-            .map(u64::from_be_bytes)
-            .collect();
-        trees.sort_unstable();
-        trees
-    }
-
-    /// The tree that `key` belongs to, where there is one.
-    fn tree_of(&self, key: u64) -> Option<u64> {
-        self.trees().into_iter().rev().find(|&first| first <= key)
-    }
-
-    /// The tree that a new value goes to; counts the value.
-    fn tree_for(&self, key: u64, length: usize) -> u64 {
-        let mut last = lock(&self.last_tree);
-        let bytes = length + VALUE_OVERHEAD;
-        match &mut *last {
-            Some((tree, taken)) if key >= *tree && *taken + bytes <= TREE_BYTES_MAX => {
-                *taken += bytes;
-                *tree
-            }
-            Some((tree, _)) if key < *tree => self.tree_of(key).unwrap_or(key),
-            _ => {
-                *last = Some((key, bytes));
-                key
-            }
-        }
-    }
-}
-
-impl Table for SledTable {
-    fn put(&self, key: u64, value: &[u8]) -> Result<(), DiskError> {
-        if value.len() > VALUE_BYTES_MAX {
-            return Err(DiskError::TooLarge(value.len()));
-        }
-        let tree = self.tree_for(key, value.len());
-        guarded(&self.name, || {
-            let tree = self.database().open_tree(tree.to_be_bytes())?;
-            tree.insert(key.to_be_bytes(), value).map(|_| ())
-        })
-    }
-
-    fn get(&self, key: u64) -> Result<Option<Bytes>, DiskError> {
-        let Some(tree) = self.tree_of(key) else { return Ok(None) };
-        guarded(&self.name, || {
-            let value = self.database().open_tree(tree.to_be_bytes())?.get(key.to_be_bytes())?;
-            Ok(value.map(|value| Bytes::copy_from_slice(&value)))
-        })
-    }
-
-    fn scan(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, DiskError> {
-        let trees = self.trees();
-        let start = trees.partition_point(|&first| first <= from).saturating_sub(1);
-        let mut found = Vec::new();
-        let mut bytes = 0;
-        guarded(&self.name, || {
-            for tree in &trees[start..] {
-                for item in self.database().open_tree(tree.to_be_bytes())?.range(from.to_be_bytes()..) {
-                    let (key, value) = item?;
-                    let Ok(key) = <[u8; 8]>::try_from(&key[..]) else { continue };
-                    bytes += value.len();
-                    found.push((u64::from_be_bytes(key), Bytes::copy_from_slice(&value)));
-                    if bytes >= bytes_max {
-                        return Ok(());
-                    }
-                }
-            }
-            Ok(())
-        })?;
-        Ok(found)
-    }
-
-    fn sync(&self) -> BoxFuture<'_, Result<(), DiskError>> {
-        Box::pin(async move {
-            guarded(&self.name, || self.database().flush())?;
-            self.file.sync_data().map_err(DiskError::io(format!("sync table {}", self.name)))
-        })
-    }
-}
-
-impl Drop for SledTable {
-    fn drop(&mut self) {
-        let database = self.database.take();
-        // sled syncs while it closes, and panics where that fails.
-        if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
-            tracing::error!(table = self.name, "closing the table failed");
-        }
-        lock(&self.registry.tables).remove(&self.name);
-        self.registry.closed.notify_all();
-    }
-}
-
-impl fmt::Debug for SledTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SledTable").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-/// Calls into sled, whose panics at damage become errors.
-fn guarded<T>(table: &str, work: impl FnOnce() -> ::sled::Result<T>) -> Result<T, DiskError> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(::sled::Error::Io(error))) => Err(DiskError::io(format!("table {table}"))(error)),
-        Ok(Err(error)) => Err(DiskError::damaged(format!("table {table}"), error.to_string())),
-        Err(_) => Err(DiskError::damaged(format!("table {table}"), "sled panicked")),
     }
 }
 

@@ -90,6 +90,10 @@ impl SnapshotWriter {
                 }
                 part.put(&tables, number, &value)?;
             }
+            // Synced as it grows: at the end of a part, tens of megabytes at once would hold up the log's syncs.
+            if let Some(table) = &part.table {
+                table.sync().await?;
+            }
             if end {
                 part.close().await?;
             }

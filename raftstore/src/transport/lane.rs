@@ -221,6 +221,7 @@ impl Driver {
         let write =
             batch::write_all(&mut writer, &queue.wake, queue.lane_counters(), write_bytes, |b| queue.take(b));
         let reason = tokio::select! {
+            biased;
             error = write => format!("connection lost: {error}"),
             reason = read(&mut reader, queue, &answered) => reason,
             reason = watch(&self.local.config, queue, &received) => reason,

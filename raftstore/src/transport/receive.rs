@@ -170,7 +170,9 @@ impl Session {
         let write = batch::write_all(&mut writer, &outbox.wake, counters, local.config.write_bytes, |b| {
             outbox.take(b)
         });
+        // Biased, here and below, for the simulation's sake: no order hangs on the runtime's own dice.
         tokio::select! {
+            biased;
             error = write => format!("connection lost: {error}"),
             reason = self.read(&mut reader) => reason,
             reason = keep(&local.config, &outbox, &received) => reason,
@@ -180,11 +182,12 @@ impl Session {
     async fn read(&mut self, reader: &mut FrameReader<ReadHalf<Box<dyn Stream>>>) -> String {
         loop {
             let frame = tokio::select! {
-                frame = reader.next() => frame,
+                biased;
                 Some(done) = self.tasks.join_next() => {
                     self.ended(done);
                     continue;
                 }
+                frame = reader.next() => frame,
             };
             let frame = match frame {
                 Ok(Some(frame)) => frame,

@@ -87,6 +87,7 @@ async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>, mut stoppe
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
+            biased;
             _ = &mut stopped => break,
             Some(done) = connections.join_next() => report(done),
             accepted = listener.accept() => match accepted {
@@ -164,8 +165,9 @@ impl Shared {
         let (serial, superseded) = self.register(from, lane);
         let session = Session::new(self.local.clone(), self.inbound.clone(), from, lane);
         let reason = tokio::select! {
-            reason = session.run(reader, writer) => reason,
+            biased;
             _ = superseded => "peer connected again".to_owned(),
+            reason = session.run(reader, writer) => reason,
         };
         tracing::debug!(node = %self.local.node, peer = %from, lane = lane.name(), "connection ended: {reason}");
         let mut registry = self.lock();

@@ -25,6 +25,9 @@ pub const ELECTION: Duration = Duration::from_secs(5);
 /// A quorum that is connected agrees within this time.
 pub const AGREEMENT: Duration = Duration::from_secs(10);
 
+/// The tasks of a node without power end within this time: longer than any simulated sync takes.
+const BURIAL: Duration = Duration::from_secs(120);
+
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -258,6 +261,14 @@ impl Cluster {
         node_stopped.host.shutdown().await.unwrap();
     }
 
+    /// Ends everything, so that nothing of this cluster runs beside the next.
+    pub async fn end(mut self) {
+        self.kill_all();
+        while let Some((_, ghost)) = self.ghosts.pop_first() {
+            ghost.bury().await;
+        }
+    }
+
     /// Cuts a node off from all others.
     pub fn isolate(&self, node: u64) {
         self.rack.isolate(node);
@@ -436,7 +447,7 @@ impl Node {
     /// Ends the tasks of a node whose power is gone, or that failed.
     async fn bury(self) {
         self.formation.abort();
-        let ended = timeout(30 * SECOND, self.host.shutdown()).await;
+        let ended = timeout(BURIAL, self.host.shutdown()).await;
         assert!(ended.is_ok(), "the tasks of a node without power end");
     }
 

@@ -69,6 +69,7 @@ async fn points(counted: &[u64]) -> u64 {
     let points = cluster.rack.points();
     cluster.settle().await;
     assert!(cluster.nodes().iter().all(|&node| cluster.status(node).purged_index.is_some()), "it has purged");
+    cluster.end().await;
     points
 }
 
@@ -103,6 +104,7 @@ async fn all_lose_power_at_every_sync() {
             }
             cluster.boot_all().await;
             cluster.settle().await;
+            cluster.end().await;
         }
     }
 }
@@ -137,6 +139,7 @@ async fn one_loses_power_at_every_sync_of_its_own() {
             cluster.boot_all().await;
             cluster.settle().await;
             assert!(cluster.status(node).members.contains_key(&NodeId(node)));
+            cluster.end().await;
         }
     }
 }

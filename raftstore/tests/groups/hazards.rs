@@ -74,6 +74,7 @@ async fn commit_marks_survive() {
 /// crashed: not even where it had shown entries that its own disk had not synced.
 #[tokio::test(start_paused = true)]
 async fn stale_reads_do_not_go_back_across_a_restart() {
+    let mut forgotten = 0;
     for seed in 0..10 {
         let mut cluster = Cluster::start(Settings::new(3, 520 + seed)).await;
         cluster.write_all().await;
@@ -93,13 +94,16 @@ async fn stale_reads_do_not_go_back_across_a_restart() {
             assert!(!recovered(&cluster) || cluster.len(slow) >= shown, "seed {seed}: went back");
             sleep(MS).await;
         }
+        forgotten += u64::from(cluster.status(slow).last_index < Some(shown));
         cluster.connect(slow);
         while !recovered(&cluster) {
             sleep(MS).await;
         }
         assert!(cluster.len(slow) >= shown, "seed {seed}: {} after {shown}", cluster.len(slow));
         cluster.settle().await;
+        cluster.end().await;
     }
+    assert!(forgotten > 0, "no disk ever forgot what its machine had shown");
 }
 
 /// A node that was cut off asks before it raises its term, and an unreachable peer's silence is no grant: the term
@@ -173,6 +177,7 @@ async fn a_replaced_leader_answers_no_read() {
         .await;
         assert_eq!(read(old).await, Ok(written));
         cluster.settle().await;
+        cluster.end().await;
     }
 }
 
@@ -221,6 +226,7 @@ async fn reads_are_linearizable_under_churn() {
         cluster.heal();
         cluster.rack.network.set_default_link(Link::default());
         cluster.settle().await;
+        cluster.end().await;
     }
 }
 

@@ -1,8 +1,8 @@
-//! The machine under test: a list of commands in the order in which they were applied, and for each writer the
-//! ordinal of its last one.
+//! The machine under test: it counts and digests the commands in the order in which they were applied, and keeps
+//! for each writer the ordinal of its last one.
 //!
-//! The list only grows, so its copy is a tail; the writers' records change, so theirs are handed out again. Both
-//! halves of "copy, then tail" are exercised by every snapshot.
+//! Its records change while they are copied and are then handed out again. A writer's name may be long, so that a
+//! few of them make a snapshot that takes its time.
 
 use crate::truth::Truth;
 use bytes::{Buf, BufMut, Bytes};
@@ -10,13 +10,17 @@ use raftstore::{CopyId, CopyStep, LoadError, Machine, Moment};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-const COMMAND: u8 = 0;
+const HEAD: u8 = 0;
 const WRITER: u8 = 1;
+
+/// What a record takes beside its name.
+const RECORD_BYTES: u64 = 1 + 8 + 8 + 4;
 
 /// See the module. A command's writer is what stands before its first `/`.
 pub struct Journal {
     truth: Arc<Truth>,
-    commands: Vec<Bytes>,
+    /// How many commands were applied, and the digest of their sequence.
+    head: Head,
     writers: BTreeMap<Vec<u8>, u64>,
     /// The highest time that a command came with.
     time_ms: u64,
@@ -24,23 +28,43 @@ pub struct Journal {
     next_copy: u64,
 }
 
-#[derive(Default)]
+/// A sequence of commands, in two numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    pub count: u64,
+    pub digest: Digest,
+}
+
+impl Head {
+    pub fn push(&mut self, command: &[u8]) {
+        self.count += 1;
+        self.digest.add(command);
+    }
+}
+
+/// What changed since it was handed out.
 struct Copy {
-    /// How many commands were handed out.
-    commands: usize,
-    /// Writers whose record changed since it was handed out.
-    dirty: BTreeSet<Vec<u8>>,
+    head: bool,
+    writers: BTreeSet<Vec<u8>>,
 }
 
 fn writer_of(command: &[u8]) -> Vec<u8> {
     command.split(|&byte| byte == b'/').next().unwrap_or_default().to_vec()
 }
 
+fn put_record(into: &mut Vec<u8>, kind: u8, first: u64, second: u64, name: &[u8]) {
+    into.put_u8(kind);
+    into.put_u64_le(first);
+    into.put_u64_le(second);
+    into.put_u32_le(name.len() as u32);
+    into.put_slice(name);
+}
+
 impl Journal {
     pub fn new(truth: Arc<Truth>) -> Self {
         Self {
             truth,
-            commands: Vec::new(),
+            head: Head::default(),
             writers: BTreeMap::new(),
             time_ms: 0,
             copies: BTreeMap::new(),
@@ -48,37 +72,24 @@ impl Journal {
         }
     }
 
-    /// The commands applied so far.
-    pub fn commands(&self) -> &[Bytes] {
-        &self.commands
-    }
-
+    /// How many commands were applied.
     pub fn len(&self) -> u64 {
-        self.commands.len() as u64
+        self.head.count
     }
 
     /// One number over the whole state.
     pub fn digest(&self) -> u64 {
-        let commands = self.commands.iter().map(|command| &command[..]);
-        let writers = self.writers.iter().map(|(writer, ordinal)| (&writer[..], *ordinal));
-        let mut digest = Digest::default();
-        commands.for_each(|command| digest.add(command));
-        writers.for_each(|(writer, ordinal)| {
+        let mut digest = self.head.digest;
+        for (writer, ordinal) in &self.writers {
             digest.add(writer);
             digest.add(&ordinal.to_le_bytes());
-        });
+        }
         digest.0
-    }
-
-    fn append(&mut self, command: Bytes) -> u64 {
-        let ordinal = self.len();
-        self.truth.applied(ordinal, &command);
-        self.commands.push(command);
-        ordinal
     }
 }
 
 /// FNV-1a: enough to tell two runs apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest(pub u64);
 
 impl Default for Digest {
@@ -101,11 +112,14 @@ impl Machine for Journal {
             self.truth.violated(format!("time went back from {} to {}", self.time_ms, at.time_ms));
         }
         self.time_ms = self.time_ms.max(at.time_ms);
-        let ordinal = self.append(Bytes::copy_from_slice(command));
+        let ordinal = self.head.count;
+        self.truth.applied(ordinal, command);
+        self.head.push(command);
         let writer = writer_of(command);
-        self.copies.values_mut().for_each(|copy| {
-            copy.dirty.insert(writer.clone());
-        });
+        for copy in self.copies.values_mut() {
+            copy.head = true;
+            copy.writers.insert(writer.clone());
+        }
         self.writers.insert(writer, ordinal);
         Bytes::copy_from_slice(&ordinal.to_le_bytes())
     }
@@ -113,33 +127,23 @@ impl Machine for Journal {
     fn copy_begin(&mut self) -> CopyId {
         self.next_copy += 1;
         let id = CopyId(self.next_copy);
-        self.copies.insert(id, Copy { commands: 0, dirty: self.writers.keys().cloned().collect() });
+        self.copies.insert(id, Copy { head: true, writers: self.writers.keys().cloned().collect() });
         id
     }
 
     fn copy_next(&mut self, copy: CopyId, bytes_max: usize) -> CopyStep {
         let copy = self.copies.get_mut(&copy).expect("a copy that goes on was begun and has not ended");
         let mut bytes = Vec::new();
-        while bytes.len() < bytes_max
-            && let Some(command) = self.commands.get(copy.commands)
-        {
-            bytes.put_u8(COMMAND);
-            bytes.put_u64_le(copy.commands as u64);
-            bytes.put_u32_le(command.len() as u32);
-            bytes.put_slice(command);
-            copy.commands += 1;
+        if std::mem::take(&mut copy.head) {
+            put_record(&mut bytes, HEAD, self.head.count, self.head.digest.0, &[]);
         }
         while bytes.len() < bytes_max
-            && let Some(writer) = copy.dirty.pop_first()
+            && let Some(writer) = copy.writers.pop_first()
         {
-            bytes.put_u8(WRITER);
-            bytes.put_u64_le(self.writers[&writer]);
-            bytes.put_u32_le(writer.len() as u32);
-            bytes.put_slice(&writer);
+            put_record(&mut bytes, WRITER, self.writers[&writer], 0, &writer);
         }
-        let commands = self.commands[copy.commands..].iter().map(|command| command.len() as u64 + 13);
-        let writers = copy.dirty.iter().map(|writer| writer.len() as u64 + 13);
-        CopyStep { bytes, remaining: commands.chain(writers).sum() }
+        let remaining = copy.writers.iter().map(|writer| writer.len() as u64 + RECORD_BYTES).sum();
+        CopyStep { bytes, remaining }
     }
 
     fn copy_end(&mut self, copy: CopyId) {
@@ -150,17 +154,18 @@ impl Machine for Journal {
         let malformed = |why: &str| LoadError(why.to_owned());
         while !piece.is_empty() {
             let kind = piece.try_get_u8().map_err(|error| malformed(&error.to_string()))?;
-            let ordinal = piece.try_get_u64_le().map_err(|error| malformed(&error.to_string()))?;
+            let first = piece.try_get_u64_le().map_err(|error| malformed(&error.to_string()))?;
+            let second = piece.try_get_u64_le().map_err(|error| malformed(&error.to_string()))?;
             let length = piece.try_get_u32_le().map_err(|error| malformed(&error.to_string()))? as usize;
-            let (bytes, rest) = piece.split_at_checked(length).ok_or_else(|| malformed("ends early"))?;
+            let (name, rest) = piece.split_at_checked(length).ok_or_else(|| malformed("ends early"))?;
             piece = rest;
             match kind {
-                COMMAND if ordinal == self.len() => {
-                    self.append(Bytes::copy_from_slice(bytes));
+                HEAD => {
+                    self.head = Head { count: first, digest: Digest(second) };
+                    self.truth.loaded(self.head);
                 }
-                COMMAND => return Err(malformed("a command is missing or comes twice")),
                 WRITER => {
-                    self.writers.insert(bytes.to_vec(), ordinal);
+                    self.writers.insert(name.to_vec(), first);
                 }
                 _ => return Err(malformed("unknown kind")),
             }
@@ -174,24 +179,21 @@ impl Machine for Journal {
 fn a_copy_is_exact_whatever_happens_meanwhile() {
     let truth = Arc::new(Truth::default());
     let mut original = Journal::new(truth.clone());
-    let mut write = |machine: &mut Journal, count: u64| {
-        for number in 0..count {
-            let command = format!("c{}/{}-{number}", number % 3, machine.len());
-            machine.apply(Moment { index: 0, time_ms: 0 }, command.as_bytes());
-        }
+    let write = |machine: &mut Journal, writer: u64| {
+        let command = format!("{writer:020}/{}", machine.len());
+        machine.apply(Moment { index: 0, time_ms: 0 }, command.as_bytes());
     };
-    write(&mut original, 20);
+    (0..20).for_each(|writer| write(&mut original, writer));
     let copy = original.copy_begin();
-    let mut loaded = Journal::new(truth.clone());
-    let mut steps = 0;
+    let (mut loaded, mut steps) = (Journal::new(truth.clone()), 0);
     loop {
         let step = original.copy_next(copy, 64);
         loaded.load(&step.bytes).unwrap();
         if step.remaining == 0 {
             break;
         }
+        write(&mut original, steps % 7);
         steps += 1;
-        write(&mut original, 1);
     }
     assert!(steps > 3, "the copy took one step more than {steps}");
     assert_eq!(loaded.digest(), original.digest());

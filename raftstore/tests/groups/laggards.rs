@@ -1,1 +1,153 @@
-//! laggards
+//! Followers that missed what the log no longer holds: they catch up by snapshot, whatever happens meanwhile.
+
+use crate::cluster::{AGREEMENT, Cluster, MS, SECOND, Settings, eventually};
+use crate::power::{Death, host_name};
+use crate::snapshots::write_until_purged;
+use raftstore::{Effect, Link};
+use tokio::time::sleep;
+
+/// How many writers there are in [`grow`], each with a record of [`NAME_BYTES`] in every snapshot.
+const WRITERS: u64 = 20;
+const NAME_BYTES: usize = 8_000;
+
+/// About the bytes of a snapshot that [`grow`] makes.
+const SNAPSHOT_BYTES: u64 = WRITERS * NAME_BYTES as u64;
+
+/// Lets each of many writers with long names write once.
+async fn grow(cluster: &Cluster) {
+    let leader = cluster.leader().await;
+    for writer in 0..WRITERS {
+        let command = cluster.fresh(&format!("{writer:0width$}", width = NAME_BYTES));
+        cluster.propose(leader, command).await.unwrap();
+    }
+}
+
+/// Three nodes, one of which was killed and has missed what the others have purged. Their snapshot takes about
+/// [`SNAPSHOT_BYTES`]. Returns the leader and the one that is down.
+async fn with_a_laggard(seed: u64) -> (Cluster, u64, u64) {
+    let mut settings = Settings::new(3, seed).with_snapshots();
+    settings.storage.segment_bytes = 100_000;
+    settings.storage.slack_bytes = 200_000;
+    settings.storage.snapshot_part_bytes = 50_000;
+    settings.transport.snapshot_window_bytes = 32 << 10;
+    let mut cluster = Cluster::start(settings).await;
+    cluster.write_all().await;
+    let leader = cluster.leader().await;
+    let laggard = leader % 3 + 1;
+    let missed = cluster.status(laggard).last_index;
+    cluster.kill(laggard);
+    grow(&cluster).await;
+    let up: Vec<u64> = cluster.up();
+    write_until_grown(&cluster, &up, missed).await;
+    (cluster, leader, laggard)
+}
+
+/// Lets the log grow until nobody's reaches back to `missed`.
+async fn write_until_grown(cluster: &Cluster, nodes: &[u64], missed: Option<u64>) {
+    for _ in 0..20 {
+        if nodes.iter().all(|&node| cluster.status(node).purged_index > missed) {
+            break;
+        }
+        grow(cluster).await;
+        sleep(SECOND).await;
+    }
+    write_until_purged(cluster, nodes, missed).await;
+}
+
+fn snapshots_sent(cluster: &Cluster, node: u64) -> u64 {
+    cluster.node(node).host.transport_stats().sent.snapshots
+}
+
+/// A slow transfer is overtaken: while it lasts the leader writes, makes further snapshots and purges. The follower
+/// takes the snapshot in and catches up with the rest.
+#[tokio::test(start_paused = true)]
+async fn further_snapshots_do_not_disturb_a_transfer() {
+    let (mut cluster, leader, laggard) = with_a_laggard(70).await;
+    let slow = Link { delay_min: MS, delay_max: MS, bytes_per_second: Some(50_000), ..Link::default() };
+    cluster.rack.network.set_link(&host_name(leader), &host_name(laggard), slow);
+    cluster.boot(laggard).await.unwrap();
+    eventually("a transfer begins", AGREEMENT, || (snapshots_sent(&cluster, leader) > 0).then_some(())).await;
+    let (first, purged) = {
+        let status = cluster.status(leader);
+        (status.snapshot_index, status.purged_index)
+    };
+    for _ in 0..4 {
+        grow(&cluster).await;
+        sleep(500 * MS).await;
+    }
+    assert!(cluster.status(leader).snapshot_index > first, "further snapshots were made");
+    assert!(cluster.status(laggard).applied_index < first, "the transfer was still under way");
+    let written = cluster.truth().len();
+    cluster.applied(&[laggard], written, 6 * AGREEMENT).await;
+    assert!(cluster.status(leader).purged_index >= purged);
+    cluster.settle().await;
+}
+
+/// A transfer that is cut half-way, by a lost connection or a silent link, is made again; nothing of the half
+/// remains.
+#[tokio::test(start_paused = true)]
+async fn a_transfer_that_is_cut_is_made_again() {
+    for silent in [false, true] {
+        let (mut cluster, leader, laggard) = with_a_laggard(71).await;
+        let slow = Link { delay_min: MS, delay_max: MS, bytes_per_second: Some(50_000), ..Link::default() };
+        cluster.rack.network.set_link(&host_name(leader), &host_name(laggard), slow);
+        let bytes = || cluster_bytes(&cluster, leader, laggard);
+        let before = bytes();
+        cluster.boot(laggard).await.unwrap();
+        let bytes = || cluster_bytes(&cluster, leader, laggard);
+        eventually("half of it is sent", AGREEMENT, || (bytes() - before > SNAPSHOT_BYTES / 2).then_some(()))
+            .await;
+        assert_eq!(cluster.status(laggard).snapshot_index, None);
+        if silent {
+            cluster.isolate(laggard);
+            sleep(8 * SECOND).await;
+            cluster.connect(laggard);
+        } else {
+            cluster.rack.network.reset(&host_name(leader), &host_name(laggard));
+        }
+        cluster.applied(&[laggard], cluster.truth().len(), 3 * AGREEMENT).await;
+        assert!(cluster.status(laggard).snapshot_index.is_some());
+        cluster.settle().await;
+        let disk = |node: u64| cluster.node(node).host.disk_bytes().unwrap();
+        let bound = 4 * SNAPSHOT_BYTES;
+        eventually("the half is removed", AGREEMENT, || (disk(laggard) < bound).then_some(())).await;
+        cluster.end().await;
+    }
+}
+
+fn cluster_bytes(cluster: &Cluster, from: u64, to: u64) -> u64 {
+    cluster.rack.network.counters(&host_name(from), &host_name(to)).bytes
+}
+
+/// The follower's power goes at every sync of the installation, whichever: it comes back, is sent the snapshot again
+/// where it must be, and holds what the others hold.
+#[tokio::test(start_paused = true)]
+async fn a_follower_may_crash_at_every_sync_of_an_installation() {
+    let (mut cluster, _, laggard) = with_a_laggard(72).await;
+    for at in 0.. {
+        let written = cluster.truth().len();
+        let effect = if at % 2 == 0 { Effect::Lost } else { Effect::Done };
+        cluster.rack.arm(at, effect, &[laggard], &[laggard], at);
+        let booted = cluster.boot(laggard).await;
+        assert!(booted.is_ok() || cluster.rack.blown());
+        let caught_up = || cluster.up().contains(&laggard) && cluster.len(laggard) >= written;
+        let ended = || (cluster.rack.blown() || caught_up()).then_some(());
+        eventually("its power goes, or it has caught up", 3 * AGREEMENT, ended).await;
+        if !cluster.rack.blown() {
+            assert!(at >= 5, "an installation has no more than {at} sync points");
+            break;
+        }
+        cluster.lay_out(laggard);
+        cluster.rack.disarm();
+        cluster.boot(laggard).await.unwrap();
+        cluster.applied(&[laggard], written, 3 * AGREEMENT).await;
+
+        // It falls behind again.
+        let missed = cluster.status(laggard).last_index;
+        cluster.kill(laggard);
+        let up = cluster.up();
+        write_until_grown(&cluster, &up, missed).await;
+    }
+    cluster.rack.disarm();
+    cluster.settle().await;
+}

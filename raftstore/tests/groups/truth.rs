@@ -1,6 +1,7 @@
 //! What really happened in a group: the one order of commands that all replicas must show, and what clients were
 //! told of theirs.
 
+use crate::journal::Head;
 use bytes::Bytes;
 use raftstore::ProposeError;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,8 @@ pub struct Truth {
 struct State {
     /// What the first replica to get there applied at each ordinal.
     commands: Vec<Bytes>,
+    /// `heads[n]` is the head after `n` commands.
+    heads: Vec<Head>,
     violations: Vec<String>,
     /// Acknowledged commands and the ordinals that they were acknowledged with.
     acknowledged: BTreeMap<Bytes, u64>,
@@ -33,21 +36,38 @@ impl Truth {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A replica applied, or loaded, a command at an ordinal.
-    pub fn applied(&self, ordinal: u64, command: &Bytes) {
+    /// A replica applied a command at an ordinal.
+    pub fn applied(&self, ordinal: u64, command: &[u8]) {
         let mut state = self.lock();
         let ordinal = ordinal as usize;
+        let command = &Bytes::copy_from_slice(command);
         match state.commands.get(ordinal) {
             Some(known) if known == command => {}
             Some(known) => {
                 let violation = format!("ordinal {ordinal} is {known:?} here and {command:?} there");
                 state.violations.push(violation);
             }
-            None if ordinal == state.commands.len() => state.commands.push(command.clone()),
+            None if ordinal == state.commands.len() => {
+                let mut head = state.heads.last().copied().unwrap_or_default();
+                if state.heads.is_empty() {
+                    state.heads.push(head);
+                }
+                head.push(command);
+                state.heads.push(head);
+                state.commands.push(command.clone());
+            }
             None => {
                 let violation = format!("{command:?} was applied at {ordinal} after a gap");
                 state.violations.push(violation);
             }
+        }
+    }
+
+    /// A replica took in a snapshot with this head.
+    pub fn loaded(&self, head: Head) {
+        let known = self.lock().heads.get(head.count as usize).copied();
+        if known.unwrap_or_default() != head {
+            self.violated(format!("a snapshot holds {head:?} where {known:?} was applied"));
         }
     }
 

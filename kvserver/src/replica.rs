@@ -1,0 +1,309 @@
+//! This node's replica of a group, as the router asks it: reads under one confirmation, writes proposed together.
+//!
+//! Owns what was decided here before a command enters the log, and when the replica's memory may be shown. Relies
+//! on the machine for everything after it. Must never report "no effect" for a write that it proposed and of
+//! which it heard nothing.
+
+use crate::appends::Appends;
+use crate::encoded::Encoded;
+use crate::machine::KvMachine;
+use crate::refusal::{too_stale, unread, unwritten};
+use crate::router::{Routed, Terms};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::FuturesUnordered;
+use proto::{Answer, Code, Command, Consistency, Error, Item, Operation, Reply};
+use raftstore::{Group, ReadError, Role};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// How often a replica that starts is asked whether it has recovered.
+const RECOVERY_LOOK: Duration = Duration::from_millis(10);
+
+/// What an answer takes in a reply beside its keys, values and messages, in bytes; no answer takes more.
+pub(crate) const ANSWER_OVERHEAD: usize = 40;
+
+/// The bounds of one replica's answers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// How many shards the cluster was born with.
+    pub(crate) shards: u32,
+    /// The longest value that a write may leave.
+    pub(crate) value_bytes_max: usize,
+    /// The most bytes that the reads of one batch are answered; further ones are to be asked again.
+    pub(crate) answer_bytes_max: usize,
+}
+
+/// A group's replica on this node.
+pub(crate) struct Replica {
+    pub(crate) group: Group<KvMachine>,
+    bounds: Bounds,
+    appends: Appends,
+    /// Whether the machine holds all that it may have shown before this start; once it does, for good.
+    recovered: watch::Sender<bool>,
+}
+
+impl Replica {
+    pub(crate) fn new(group: Group<KvMachine>, bounds: Bounds) -> Self {
+        Self { group, bounds, appends: Appends::default(), recovered: watch::Sender::new(false) }
+    }
+
+    /// Waits until the machine holds all that it may have shown before this start, and notes it.
+    ///
+    /// Whatever was shown stood in the log that the disk held at the start. So the replica has recovered once it
+    /// has applied up to that log's end; or, where the end was never committed and is overwritten by now, once
+    /// all of its log is committed and applied. The latter alone would not do: under load a log always runs ahead
+    /// of what is committed.
+    pub(crate) async fn recover(&self) {
+        // Answered by the group's own task, which has told of the disk's log by then.
+        if let Err(fatal) = self.group.is_initialized().await {
+            return tracing::warn!(%fatal, "replica does not recover");
+        }
+        let end = self.group.status().last_index;
+        loop {
+            let status = self.group.status();
+            if status.recovered || status.applied_index >= end {
+                break;
+            }
+            tokio::time::sleep(RECOVERY_LOOK).await;
+        }
+        self.recovered.send_replace(true);
+        tracing::debug!(group = %self.group.id(), "replica has recovered");
+    }
+
+    /// Whether [`recover`](Self::recover) has ended well.
+    pub(crate) fn has_recovered(&self) -> bool {
+        *self.recovered.borrow()
+    }
+
+    /// Waits for a leader and for recovery.
+    ///
+    /// # Errors
+    /// What is missing after `deadline`.
+    pub(crate) async fn ready(&self, deadline: Duration) -> Result<(), String> {
+        let until = Instant::now() + deadline;
+        self.group.wait_for_leader(deadline).await.map_err(|error| error.to_string())?;
+        match timeout_at(until, self.recovered.subscribe().wait_for(|recovered| *recovered)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(format!("replica of {} has not recovered", self.group.id())),
+        }
+    }
+
+    /// How long ago the machine was known to be as fresh as a leader that a quorum confirmed; `None` where that
+    /// was never since the start.
+    pub(crate) fn lag(&self) -> Option<Duration> {
+        self.group.lag().or_else(|| {
+            // The only voter confirms itself, and openraft notes nothing of that.
+            let status = self.group.status();
+            (status.role == Role::Leader && status.voters == [status.node]).then_some(Duration::ZERO)
+        })
+    }
+
+    /// What keeps this replica from serving, where anything does. `touch_max` is how long it may be out of touch
+    /// with a leader, or as the leader with a quorum: both go on believing in the leader that they last knew.
+    pub(crate) fn missing(&self, touch_max: Duration) -> Option<String> {
+        let group = self.group.id();
+        let lag = self.lag().map(|lag| (lag, lag.as_millis()));
+        match (self.group.leader(), self.has_recovered(), lag) {
+            (None, ..) => Some(format!("{group} has no leader")),
+            (_, false, _) => Some(format!("replica of {group} has not recovered")),
+            (_, _, None) => Some(format!("{group} has a leader that was not confirmed yet")),
+            (_, _, Some((lag, ms))) if lag > touch_max => {
+                Some(format!("{group} has a leader that was last confirmed here {ms} ms ago"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Answers all items, reads and writes side by side.
+    pub(crate) async fn answer(&self, items: &[&Item<'_>], terms: Terms) -> Routed {
+        let (reads, writes): (Vec<usize>, Vec<usize>) =
+            (0..items.len()).partition(|&at| items[at].operation.is_read());
+        let reading = async {
+            match reads.is_empty() {
+                true => (Vec::new(), Duration::ZERO),
+                false => self.read(reads.iter().map(|&at| &items[at].operation), terms).await,
+            }
+        };
+        let writing = self.write(writes.iter().map(|&at| items[at]), terms);
+        let ((read, lag), written) = tokio::join!(reading, writing);
+        let mut answers = vec![Encoded::default(); items.len()];
+        reads.into_iter().zip(read).for_each(|(at, answer)| answers[at] = answer);
+        writes.into_iter().zip(written).for_each(|(at, answer)| answers[at] = answer);
+        Routed { answers, lag }
+    }
+
+    /// Reads under one confirmation of leadership, and how far the replica lags where none is asked for.
+    async fn read<'a>(
+        &self,
+        operations: impl ExactSizeIterator<Item = &'a Operation<'a>> + Send,
+        terms: Terms,
+    ) -> (Vec<Encoded>, Duration) {
+        let count = operations.len();
+        let bounds = self.bounds;
+        let answer = move |machine: &KvMachine| answers_of(machine, operations, bounds);
+        let (read, lag): (BoxFuture<'_, Result<_, ReadError>>, _) = match terms.consistency {
+            Consistency::Linearizable => (self.group.read(answer).boxed(), Duration::ZERO),
+            Consistency::Follower => {
+                (self.group.read_following(terms.left(), answer).boxed(), Duration::ZERO)
+            }
+            Consistency::Stale { lag_ms_max } => match self.may_show(lag_ms_max) {
+                Ok(lag) => return (self.group.read_stale(answer), lag),
+                Err((error, lag)) => return (vec![Encoded::refused(error); count], lag),
+            },
+        };
+        let answers = match timeout(terms.left(), read).await {
+            Ok(Ok(answers)) => answers,
+            Ok(Err(error)) => vec![Encoded::refused(unread(error)); count],
+            Err(_) => {
+                vec![Encoded::refused(Error::new(Code::Timeout, "read was not confirmed in time")); count]
+            }
+        };
+        (answers, lag)
+    }
+
+    /// Whether memory may be shown as it stands, and how far it lags.
+    fn may_show(&self, lag_ms_max: Option<u64>) -> Result<Duration, (Error, Duration)> {
+        let group = self.group.id();
+        let unavailable = |why: String| Err((Error::new(Code::Unavailable, why), Duration::ZERO));
+        if !self.has_recovered() {
+            return unavailable(format!(
+                "replica of {group} has not recovered what it showed before its start"
+            ));
+        }
+        match self.lag() {
+            None => unavailable(format!("replica of {group} has not heard of a leader since its start")),
+            Some(lag) if lag_ms_max.is_some_and(|most| lag > Duration::from_millis(most)) => {
+                Err((too_stale(group, lag), lag))
+            }
+            Some(lag) => Ok(lag),
+        }
+    }
+
+    /// Proposes all writes at once; each is answered by the machine, or by what became of it.
+    async fn write<'a>(
+        &self,
+        items: impl ExactSizeIterator<Item = &'a Item<'a>>,
+        terms: Terms,
+    ) -> Vec<Encoded> {
+        if items.len() > 0 && terms.left().is_zero() {
+            let late = Error::new(Code::Timeout, "deadline passed before the write was proposed");
+            return vec![Encoded::refused(late); items.len()];
+        }
+        let mut answers: Vec<Option<Encoded>> = vec![None; items.len()];
+        let mut under_way = FuturesUnordered::new();
+        for (at, item) in items.enumerate() {
+            let key = item.operation.key().expect("writes have keys: scans are reads");
+            let shard = proto::shard_of(key, self.bounds.shards);
+            let hold = match self.appends.admit(&self.group, shard, item, self.bounds.value_bytes_max) {
+                Ok(hold) => hold,
+                Err(error) => {
+                    answers[at] = Some(Encoded::refused(error));
+                    continue;
+                }
+            };
+            let command = Command { shard, stamp: item.stamp, operation: item.operation.clone() };
+            let proposed = self.group.propose(Bytes::from(proto::encode(&command)));
+            under_way.push(async move {
+                let answer = proposed.await;
+                drop(hold);
+                (at, answer)
+            });
+        }
+        let all = async {
+            while let Some((at, answer)) = under_way.next().await {
+                answers[at] = Some(match answer {
+                    Ok(message) => Encoded::from_message(message),
+                    Err(error) => Encoded::refused(unwritten(error)),
+                });
+            }
+        };
+        if timeout_at(terms.deadline, all).await.is_err() {
+            tracing::debug!(group = %self.group.id(), "writes were not confirmed in time");
+        }
+        let late = || Encoded::refused(Error::unknown(Code::Timeout, "write was not confirmed in time"));
+        answers.into_iter().map(|answer| answer.unwrap_or_else(late)).collect()
+    }
+}
+
+/// The machine's answers as long as they fit. What does not is not even encoded: the machine is locked meanwhile.
+fn answers_of<'a>(
+    machine: &KvMachine,
+    operations: impl Iterator<Item = &'a Operation<'a>>,
+    bounds: Bounds,
+) -> Vec<Encoded> {
+    let mut left = bounds.answer_bytes_max;
+    operations
+        .map(|operation| {
+            let answer = machine.query(operation, bounds.shards);
+            match room(weight(&answer), left, bounds.answer_bytes_max) {
+                Ok(rest) => {
+                    left = rest;
+                    Encoded::of(&answer)
+                }
+                Err(error) => Encoded::refused(error),
+            }
+        })
+        .collect()
+}
+
+/// What is left of `left` after an answer of `bytes`.
+fn room(bytes: usize, left: usize, most: usize) -> Result<usize, Error> {
+    if bytes > most {
+        let why = format!("answer takes {bytes} bytes, limit is {most}");
+        return Err(Error::new(Code::ValueTooLarge, why));
+    }
+    left.checked_sub(bytes)
+        .ok_or_else(|| Error::new(Code::Overloaded, "answers of the batch reach their limit: ask again"))
+}
+
+/// The most bytes that an answer takes in its encoding.
+fn weight(answer: &Answer<'_>) -> usize {
+    ANSWER_OVERHEAD
+        + match answer {
+            Ok(Reply::Value { value, .. }) => value.len(),
+            Ok(Reply::Page { records, .. }) => {
+                records.iter().map(|record| record.key.len() + record.value.len() + ANSWER_OVERHEAD).sum()
+            }
+            Ok(Reply::Written { .. } | Reply::Deleted { .. }) => 0,
+            Err(error) => error.message.len(),
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::{GroupId, NodeId, Record, Revision, Version};
+
+    /// No answer takes more than its weight, whatever its counters.
+    #[test]
+    fn weights_are_upper_bounds() {
+        let (version, revision) = (Version(u64::MAX), Revision(u64::MAX));
+        let value = vec![0; 70_000];
+        let record = Record { key: &value[..300], value: &value, version, revision };
+        let code = Code::NotLeader { group: GroupId(u64::MAX), leader: Some(NodeId(u64::MAX)) };
+        let answers: [Answer<'_>; 5] = [
+            Ok(Reply::Value { value: &value, version, revision }),
+            Ok(Reply::Written { version, revision, length: u64::MAX }),
+            Ok(Reply::Deleted { revision }),
+            Ok(Reply::Page { records: vec![record; 300], more: true }),
+            Err(Error::new(code, "m".repeat(300))),
+        ];
+        for answer in answers {
+            let (bytes, weight) = (Encoded::of(&answer).len(), weight(&answer));
+            assert!(bytes <= weight, "{bytes} bytes weigh {weight}");
+        }
+    }
+
+    /// What does not fit now may fit later, what never fits is said to be too large.
+    #[test]
+    fn answers_keep_to_their_room() {
+        let code = |bytes, left| room(bytes, left, 10).map_err(|error| error.code);
+        assert_eq!(code(4, 10), Ok(6));
+        assert_eq!(code(10, 10), Ok(0));
+        assert_eq!(code(4, 3), Err(Code::Overloaded));
+        assert_eq!(code(11, 10), Err(Code::ValueTooLarge));
+    }
+}

@@ -1,0 +1,235 @@
+//! One call of a caller without a session, from its stamps to answers that will not change: what is not settled is
+//! sent again, under the same stamp, until the deadline.
+//!
+//! Relies on the route telling of each attempt whether it may have taken effect, and on machines answering a stamp
+//! that they have answered before as they did then. Must never send a write under another stamp once an attempt of
+//! it may have taken effect, nor say "no effect" where any attempt may have had one.
+
+use crate::encoded::Encoded;
+use crate::router::{Route, Terms};
+use crate::service::{Answer, Call, IdempotencyKey, Operation, Reply};
+use crate::stamps::{Stamps, Ticket};
+use proto::{ClientId, Code, Error, Item, Outcome, Sequence, ShardId, Stamp};
+use raftstore::random;
+use rand::RngExt;
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+
+/// The first pause before a call is sent again; it doubles, with jitter, up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(5);
+
+/// The longest such pause: a leader that is elected is found within this time.
+const RETRY_MAX: Duration = Duration::from_millis(100);
+
+/// Where a write's stamp comes from.
+enum Stamped {
+    /// Reads have none.
+    Not,
+    /// The front end's own session; open until dropped.
+    Own(ShardId, Ticket),
+    /// A session of the caller's making that holds this one write.
+    Keyed(Stamp),
+}
+
+impl Stamped {
+    fn stamp(&self) -> Option<Stamp> {
+        match self {
+            Self::Not => None,
+            Self::Own(_, ticket) => Some(ticket.stamp()),
+            Self::Keyed(stamp) => Some(*stamp),
+        }
+    }
+}
+
+/// One operation of a call, on its way to a final answer.
+struct Pending {
+    at: usize,
+    stamped: Stamped,
+    /// Whether any attempt so far may have taken effect; never cleared.
+    unknown: bool,
+}
+
+/// What is to be done about an error.
+enum Verdict {
+    /// The same again, as long as there is time.
+    Again(Error),
+    /// It stands.
+    Final(Error),
+}
+
+struct Settlement<'a> {
+    stamps: &'a Stamps,
+    call: &'a Call,
+    answers: Vec<Option<Answer>>,
+    /// What values may still be answered; `None` once one did not fit: further reads would be read for nothing.
+    bytes_left: Option<usize>,
+}
+
+/// Answers each operation of `call`, in their order, and the largest lag of a replica that was read.
+pub(crate) async fn settle(
+    route: &impl Route,
+    stamps: &Stamps,
+    shards: u32,
+    call: &Call,
+) -> (Vec<Answer>, Duration) {
+    let terms = Terms {
+        deadline: call.deadline,
+        consistency: call.consistency,
+        request_id: call.request_id,
+        forward: true,
+    };
+    let (mut settlement, mut pending) = Settlement::begin(stamps, shards, call);
+    let (mut lag, mut pause) = (Duration::ZERO, RETRY_MIN);
+    while !pending.is_empty() {
+        let items: Vec<Item<'_>> = pending
+            .iter()
+            .map(|open| Item { stamp: open.stamped.stamp(), operation: call.operations[open.at].wire() })
+            .collect();
+        let routed = route.route(&items, terms).await;
+        assert_eq!(routed.answers.len(), pending.len(), "every item is answered");
+        lag = lag.max(routed.lag);
+        let last = terms.left() <= pause;
+        pending = pending
+            .into_iter()
+            .zip(routed.answers)
+            .filter_map(|(open, answer)| settlement.judge(open, &answer, last))
+            .collect();
+        settlement.give_up_reads(&mut pending);
+        if !pending.is_empty() {
+            tokio::time::sleep(jittered(pause)).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+    let answer = |answer: Option<Answer>| answer.expect("the loop ends when every operation is answered");
+    (settlement.answers.into_iter().map(answer).collect(), lag)
+}
+
+impl<'a> Settlement<'a> {
+    /// Stamps every write; one that gets none is answered so.
+    fn begin(stamps: &'a Stamps, shards: u32, call: &'a Call) -> (Self, Vec<Pending>) {
+        let mut answers = vec![None; call.operations.len()];
+        let mut pending = Vec::with_capacity(answers.len());
+        for (at, operation) in call.operations.iter().enumerate() {
+            let stamped = match (operation.wire().key(), &call.idempotency_key) {
+                (Some(_), Some(key)) if !operation.is_read() => Ok(Stamped::Keyed(keyed(key, at, operation))),
+                (Some(key), None) if !operation.is_read() => opened(stamps, proto::shard_of(key, shards)),
+                _ => Ok(Stamped::Not),
+            };
+            match stamped {
+                Ok(stamped) => pending.push(Pending { at, stamped, unknown: false }),
+                Err(error) => answers[at] = Some(Err(error)),
+            }
+        }
+        (Self { stamps, call, answers, bytes_left: Some(call.answer_bytes_max) }, pending)
+    }
+
+    /// Takes an answer that will not change; gives back what is to be sent again.
+    fn judge(&mut self, mut open: Pending, encoded: &Encoded, last: bool) -> Option<Pending> {
+        let answer = match encoded.answer() {
+            Ok(reply) => self.bounded(Reply::sharing(encoded.bytes(), &reply)),
+            Err(error) => match self.verdict(&mut open, error) {
+                Verdict::Again(_) if !last => return Some(open),
+                Verdict::Again(error) | Verdict::Final(error) => Err(error),
+            },
+        };
+        self.answers[open.at] = Some(answer);
+        None
+    }
+
+    /// What an error of one attempt means for the operation, all its attempts taken together.
+    fn verdict(&self, open: &mut Pending, error: Error) -> Verdict {
+        let is_read = self.call.operations[open.at].is_read();
+        match error.code {
+            // Only the machine says these, and says of this stamp what it said the first time: whatever became of
+            // earlier attempts, this is what the write came to.
+            Code::NotFound | Code::VersionMismatch { .. } if error.outcome == Outcome::None => {
+                Verdict::Final(error)
+            }
+            Code::SessionExpired if !is_read => self.renew(open),
+            _ => {
+                open.unknown |= !is_read && error.outcome == Outcome::Unknown;
+                // No effect of the last attempt says nothing of those before it.
+                let outcome = if open.unknown { Outcome::Unknown } else { Outcome::None };
+                let again = error.retryable() && error.code != Code::TooStale;
+                let error = Error { outcome, ..error };
+                if again { Verdict::Again(error) } else { Verdict::Final(error) }
+            }
+        }
+    }
+
+    /// Opens a new session in the place of one that the machine has forgotten: this attempt had no effect. One
+    /// under the old session that may have had one cannot be told from one that had none any more, so such a write
+    /// is not sent again.
+    fn renew(&self, open: &mut Pending) -> Verdict {
+        let forgotten = "the session that the write was sent under is forgotten";
+        if open.unknown {
+            let why = format!("{forgotten}, and an earlier attempt was not answered");
+            return Verdict::Final(Error::unknown(Code::Unavailable, why));
+        }
+        let Stamped::Own(shard, ticket) = &open.stamped else {
+            return Verdict::Final(Error::new(Code::SessionExpired, forgotten));
+        };
+        let shard = *shard;
+        self.stamps.replace(shard, ticket.stamp());
+        match opened(self.stamps, shard) {
+            Ok(stamped) => {
+                open.stamped = stamped;
+                Verdict::Again(Error::new(Code::Unavailable, forgotten))
+            }
+            Err(full) => Verdict::Final(full),
+        }
+    }
+
+    /// `reply`, unless its value no longer fits what may be answered.
+    fn bounded(&mut self, reply: Reply) -> Answer {
+        let Reply::Value { value, .. } = &reply else { return Ok(reply) };
+        let left = self.bytes_left.and_then(|left| left.checked_sub(value.len()));
+        self.bytes_left = left;
+        match left {
+            Some(_) => Ok(reply),
+            None => Err(self.too_large()),
+        }
+    }
+
+    fn too_large(&self) -> Error {
+        let most = self.call.answer_bytes_max;
+        Error::new(Code::BatchTooLarge, format!("values of the answer exceed its limit of {most} bytes"))
+    }
+
+    /// Once the answer is full, reads that wait are not asked again.
+    fn give_up_reads(&mut self, pending: &mut Vec<Pending>) {
+        if self.bytes_left.is_some() {
+            return;
+        }
+        let error = self.too_large();
+        pending.retain(|open| {
+            let give_up = self.call.operations[open.at].is_read();
+            if give_up {
+                self.answers[open.at] = Some(Err(error.clone()));
+            }
+            !give_up
+        });
+    }
+}
+
+fn opened(stamps: &Stamps, shard: ShardId) -> Result<Stamped, Error> {
+    let full = || Error::new(Code::Overloaded, format!("writes to {shard} under way reach their limit"));
+    stamps.open(shard).map(|ticket| Stamped::Own(shard, ticket)).ok_or_else(full)
+}
+
+/// The one stamp of a session that a caller's key names: the same for the same operation of the same request,
+/// whichever node it is sent to, and another for any other operation.
+fn keyed(key: &IdempotencyKey, at: usize, operation: &Operation) -> Stamp {
+    let named =
+        Sha256::new().chain_update(key.as_str()).chain_update([0]).chain_update((at as u64).to_le_bytes());
+    let digest = named.chain_update(proto::encode(&operation.wire())).finalize();
+    let bytes = digest.first_chunk::<16>().expect("a sha256 digest has 32 bytes");
+    Stamp { client: ClientId(u128::from_le_bytes(*bytes)), sequence: Sequence(1), lowest_open: Sequence(1) }
+}
+
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(random().random_range(0.5..1.0))
+}
+
+#[cfg(test)]
+mod tests;

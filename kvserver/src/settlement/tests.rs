@@ -1,0 +1,235 @@
+//! What callers are told after scripted attempts: cases that a cluster cannot be brought to at will.
+
+use super::*;
+use crate::router::Routed;
+use bytes::Bytes;
+use proto::{Answer as Wire, Expect, Revision, Version};
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use tokio::time::Instant;
+
+type Attempt = Vec<Wire<'static>>;
+
+/// Answers attempt after attempt as told, the last one ever after, and remembers what it was sent.
+struct Script {
+    answers: Mutex<VecDeque<Attempt>>,
+    sent: Mutex<Vec<Vec<Option<Stamp>>>>,
+}
+
+impl Script {
+    fn new(answers: impl IntoIterator<Item = Attempt>) -> Self {
+        Self { answers: Mutex::new(answers.into_iter().collect()), sent: Mutex::default() }
+    }
+
+    fn sent(&self) -> Vec<Vec<Option<Stamp>>> {
+        self.sent.lock().unwrap().clone()
+    }
+}
+
+impl Route for Script {
+    async fn route(&self, items: &[Item<'_>], _terms: Terms) -> Routed {
+        self.sent.lock().unwrap().push(items.iter().map(|item| item.stamp).collect());
+        let mut answers = self.answers.lock().unwrap();
+        let attempt = if answers.len() > 1 { answers.pop_front().unwrap() } else { answers[0].clone() };
+        let answers = attempt.iter().map(Encoded::of).collect();
+        Routed { answers, lag: Duration::ZERO }
+    }
+}
+
+fn put(key: &'static str) -> Operation {
+    Operation::Put { key: Bytes::from(key), value: Bytes::from("v"), expect: Expect::Any }
+}
+
+fn get(key: &'static str) -> Operation {
+    Operation::Get { key: Bytes::from(key) }
+}
+
+fn call(operations: Vec<Operation>) -> Call {
+    Call {
+        operations,
+        consistency: proto::Consistency::Linearizable,
+        deadline: Instant::now() + Duration::from_secs(1),
+        request_id: 7,
+        idempotency_key: None,
+        answer_bytes_max: 10,
+    }
+}
+
+fn written() -> Wire<'static> {
+    Ok(proto::Reply::Written { version: Version(1), revision: Revision(1), length: 1 })
+}
+
+fn value(value: &'static [u8]) -> Wire<'static> {
+    Ok(proto::Reply::Value { value, version: Version(1), revision: Revision(1) })
+}
+
+fn none(code: Code) -> Wire<'static> {
+    Err(Error::new(code, "scripted"))
+}
+
+fn unknown(code: Code) -> Wire<'static> {
+    Err(Error::unknown(code, "scripted"))
+}
+
+async fn settled(script: &Script, call: &Call) -> Vec<Answer> {
+    settle(script, &Stamps::default(), 256, call).await.0
+}
+
+/// The only answer's code and outcome.
+async fn told(script: &Script, operation: Operation) -> Result<Reply, (Code, Outcome)> {
+    let mut answers = settled(script, &call(vec![operation])).await;
+    assert_eq!(answers.len(), 1);
+    answers.remove(0).map_err(|error| (error.code, error.outcome))
+}
+
+/// A write goes on under one stamp through every kind of failed attempt, until the machine answers.
+#[tokio::test(start_paused = true)]
+async fn a_write_keeps_its_stamp() {
+    let script = Script::new([
+        vec![none(Code::NoLeader)],
+        vec![unknown(Code::Unavailable)],
+        vec![none(Code::Overloaded)],
+        vec![unknown(Code::Timeout)],
+        vec![written()],
+    ]);
+    assert!(told(&script, put("k")).await.is_ok());
+    let sent = script.sent();
+    assert_eq!(sent.len(), 5);
+    assert!(sent[0][0].is_some() && sent.iter().all(|stamps| *stamps == sent[0]), "{sent:?}");
+}
+
+/// After an attempt of unknown outcome, no later refusal makes it "none": not one that ends the call at once, and
+/// not the deadline.
+#[tokio::test(start_paused = true)]
+async fn unknown_stays_unknown() {
+    for code in [Code::ValueTooLarge, Code::BatchTooLarge, Code::BadRequest, Code::SequenceOutOfWindow] {
+        let script = Script::new([vec![unknown(Code::Unavailable)], vec![none(code.clone())]]);
+        assert_eq!(told(&script, put("k")).await, Err((code, Outcome::Unknown)));
+        assert_eq!(script.sent().len(), 2);
+    }
+    let script = Script::new([vec![unknown(Code::Unavailable)], vec![none(Code::NoLeader)]]);
+    assert_eq!(told(&script, put("k")).await, Err((Code::NoLeader, Outcome::Unknown)));
+}
+
+/// What the machine says of the write itself holds, whatever became of the attempts before.
+#[tokio::test(start_paused = true)]
+async fn the_machines_word_is_final() {
+    for code in [Code::NotFound, Code::VersionMismatch { current: Version(3) }] {
+        let script = Script::new([vec![unknown(Code::Unavailable)], vec![none(code.clone())]]);
+        assert_eq!(told(&script, put("k")).await, Err((code, Outcome::None)));
+    }
+}
+
+/// A write that no attempt can have carried out is said to have had no effect, and a read never has one.
+#[tokio::test(start_paused = true)]
+async fn none_is_told_where_it_is_true() {
+    let script = Script::new([vec![none(Code::NoLeader)], vec![none(Code::Overloaded)]]);
+    assert_eq!(told(&script, put("k")).await, Err((Code::Overloaded, Outcome::None)));
+    let script = Script::new([vec![unknown(Code::Unavailable)], vec![unknown(Code::Timeout)]]);
+    assert_eq!(told(&script, get("k")).await, Err((Code::Timeout, Outcome::None)));
+}
+
+/// A forgotten session is replaced by a new one, under which a write that took no effect goes on.
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_session_is_renewed() {
+    let script = Script::new([
+        vec![none(Code::NoLeader)],
+        vec![unknown(Code::SessionExpired)],
+        vec![none(Code::NoLeader)],
+        vec![written()],
+    ]);
+    assert!(told(&script, put("k")).await.is_ok());
+    let clients: Vec<ClientId> = script.sent().iter().map(|stamps| stamps[0].unwrap().client).collect();
+    assert_eq!(clients[0], clients[1]);
+    assert_ne!(clients[1], clients[2]);
+    assert_eq!(clients[2], clients[3]);
+}
+
+/// Once an attempt may have taken effect, a forgotten session ends the call as unknown: a new stamp could make the
+/// write take effect twice.
+#[tokio::test(start_paused = true)]
+async fn an_unknown_write_is_never_stamped_anew() {
+    let script =
+        Script::new([vec![unknown(Code::Timeout)], vec![unknown(Code::SessionExpired)], vec![written()]]);
+    assert_eq!(told(&script, put("k")).await, Err((Code::Unavailable, Outcome::Unknown)));
+    assert_eq!(script.sent().len(), 2);
+}
+
+/// Where the machine never ceases to forget, the deadline ends the call, with the truth that nothing happened.
+#[tokio::test(start_paused = true)]
+async fn renewing_ends_with_the_deadline() {
+    let script = Script::new([vec![unknown(Code::SessionExpired)]]);
+    assert_eq!(told(&script, put("k")).await, Err((Code::Unavailable, Outcome::None)));
+}
+
+/// Only what is not answered is sent again, and answers stand in the order of the operations.
+#[tokio::test(start_paused = true)]
+async fn answered_operations_are_not_sent_again() {
+    let script = Script::new([
+        vec![none(Code::NoLeader), value(b"b"), unknown(Code::Unavailable)],
+        vec![written(), none(Code::NoLeader)],
+        vec![written()],
+    ]);
+    let answers = settled(&script, &call(vec![put("a"), get("b"), put("c")])).await;
+    assert!(matches!(
+        &answers[..],
+        [Ok(Reply::Written { .. }), Ok(Reply::Value { .. }), Ok(Reply::Written { .. })]
+    ));
+    assert_eq!(script.sent().iter().map(Vec::len).collect::<Vec<_>>(), [3, 2, 1]);
+}
+
+/// Reads beyond what an answer may hold are refused, and those not read by then are not read at all; writes beside
+/// them go on.
+#[tokio::test(start_paused = true)]
+async fn answers_are_bounded() {
+    let script = Script::new([
+        vec![value(b"123456"), value(b"789012"), none(Code::Overloaded), none(Code::NoLeader)],
+        vec![written()],
+    ]);
+    let answers = settled(&script, &call(vec![get("a"), get("b"), get("c"), put("d")])).await;
+    let codes: Vec<Option<Code>> =
+        answers.into_iter().map(|answer| answer.err().map(|error| error.code)).collect();
+    assert_eq!(codes, [None, Some(Code::BatchTooLarge), Some(Code::BatchTooLarge), None]);
+    assert_eq!(script.sent().len(), 2);
+}
+
+/// Too stale is for the caller to decide about: asking this replica again at once helps nobody.
+#[tokio::test(start_paused = true)]
+async fn too_stale_is_told_at_once() {
+    let script = Script::new([vec![none(Code::TooStale)]]);
+    assert_eq!(told(&script, get("k")).await, Err((Code::TooStale, Outcome::None)));
+    assert_eq!(script.sent().len(), 1);
+}
+
+/// An idempotency key gives the same operation the same stamp wherever it is sent, and any other operation, or
+/// place in the batch, another.
+#[tokio::test(start_paused = true)]
+async fn keyed_stamps_name_the_request() {
+    let key = IdempotencyKey::new(b"order-17").unwrap();
+    let stamps = |operations: Vec<Operation>| {
+        let key = key.clone();
+        async move {
+            let script = Script::new([vec![written(); operations.len()]]);
+            settled(&script, &Call { idempotency_key: Some(key), ..call(operations) }).await;
+            script.sent().remove(0)
+        }
+    };
+    let once = stamps(vec![put("a"), put("a")]).await;
+    assert_eq!(once, stamps(vec![put("a"), put("a")]).await);
+    assert_ne!(once[0], once[1]);
+    assert_ne!(once[0], stamps(vec![put("b")]).await[0]);
+    let stamp = once[0].unwrap();
+    assert_eq!((stamp.sequence, stamp.lowest_open), (Sequence(1), Sequence(1)));
+}
+
+/// A call holds its place in the session only until it is answered.
+#[tokio::test(start_paused = true)]
+async fn tickets_are_given_back() {
+    let stamps = Stamps::default();
+    for round in 1..4 {
+        let script = Script::new([vec![written()]]);
+        settle(&script, &stamps, 256, &call(vec![put("k")])).await;
+        let stamp = script.sent()[0][0].unwrap();
+        assert_eq!((stamp.sequence, stamp.lowest_open), (Sequence(round), Sequence(round)));
+    }
+}

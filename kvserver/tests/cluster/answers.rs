@@ -1,0 +1,154 @@
+//! Every answer to a write is the truth: done is there for ever, none is never there, unknown may be.
+
+use crate::door::{Answer, Door};
+use crate::fleet::{Fleet, NODES, Settings, others};
+use reqwest::Method;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Puts a fresh key through `door` within `timeout_ms`.
+async fn put(door: &Door, key: &str, timeout_ms: u64) -> Answer {
+    door.ask(Method::PUT, &format!("/v1/kv/{key}?timeout={timeout_ms}"), &[], key.to_owned()).await
+}
+
+/// While the leader is cut off, writes through it are refused or unknown, writes through the others go on; once it
+/// is back, all that was acknowledged is there and nothing of what was said to have had no effect.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_off_leader_tells_the_truth() {
+    let fleet = Fleet::start(Settings::default()).await;
+    let mut told: BTreeMap<String, Answer> = BTreeMap::new();
+    for round in 0..3 {
+        let leader = fleet.leader(1).await;
+        let key = |node: u64, number: usize| format!("r{round}-n{node}-{number}");
+        // Under way while the cut comes: some arrive before it, some after it, some in between.
+        let before = (0..30).map(|number| {
+            let (key, door) = (key(leader, number), fleet.door(leader).clone());
+            async move {
+                tokio::time::sleep(Duration::from_millis(number as u64)).await;
+                let answer = put(&door, &key, 700).await;
+                (key, answer)
+            }
+        });
+        let cut = async {
+            tokio::time::sleep(Duration::from_millis(15)).await;
+            fleet.isolate(leader);
+        };
+        let (before, ()) = tokio::join!(futures_util::future::join_all(before), cut);
+        let late = put(fleet.door(leader), &key(leader, 99), 300).await;
+        assert!(!late.is_done(), "a leader without a quorum acknowledged: {late:?}");
+        told.extend(before);
+        told.insert(key(leader, 99), late);
+        for node in others(&[leader]) {
+            let answer = put(fleet.door(node), &key(node, 0), 10_000).await;
+            assert_eq!(answer.status, 201, "a majority goes on: {}", answer.text());
+            told.insert(key(node, 0), answer);
+        }
+        fleet.heal();
+        fleet.all_ready().await;
+    }
+    let door = fleet.door(1);
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for (key, answer) in &told {
+        let present = door.value(key).await.is_some();
+        let kind = if answer.is_done() { "done".to_owned() } else { answer.said().2 };
+        match kind.as_str() {
+            "done" => assert!(present, "{key} was acknowledged and is lost"),
+            "none" => assert!(!present, "{key} was said to have had no effect: {answer:?}"),
+            _ => {}
+        }
+        *kinds.entry(kind).or_default() += 1;
+    }
+    assert!(kinds["done"] >= 9 && kinds.len() >= 2, "{kinds:?}");
+}
+
+/// An append with an idempotency key takes effect once, although it is sent to every node, again and again, while
+/// leaders are cut off one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn keyed_appends_take_effect_once() {
+    let fleet = Fleet::start(Settings::default()).await;
+    for round in 0..3 {
+        let leader = fleet.leader(1).await;
+        let appends = (0..12).map(|number| {
+            let doors = NODES.map(|node| fleet.door(node).clone());
+            async move {
+                let (key, token) = (format!("order-{round}-{number}"), format!("{round}/{number},"));
+                let headers = [("idempotency-key", key.as_str())];
+                let send = |door: Door| {
+                    let token = token.clone();
+                    async move { door.ask(Method::POST, "/v1/kv/log?timeout=400", &headers, token).await }
+                };
+                let mut done = 0;
+                for _ in 0..50 {
+                    let sent = doors.iter().cloned().map(send);
+                    let answers = futures_util::future::join_all(sent).await;
+                    done += answers.iter().filter(|answer| answer.is_done()).count();
+                    if done >= 3 {
+                        let length = |answer: &Answer| answer.header("flotilla-length").map(str::to_owned);
+                        let lengths: Vec<_> = answers.iter().filter(|a| a.is_done()).map(length).collect();
+                        assert!(lengths.iter().all(|length| *length == lengths[0]), "{lengths:?}");
+                        return;
+                    }
+                }
+                panic!("{token} was never acknowledged");
+            }
+        });
+        let faults = async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            fleet.isolate(leader);
+            fleet.leader_among(1, &others(&[leader])).await;
+            fleet.heal();
+        };
+        tokio::join!(futures_util::future::join_all(appends), faults);
+        fleet.all_ready().await;
+    }
+    let log = fleet.door(1).value("log").await.unwrap();
+    let mut tokens: Vec<&str> = std::str::from_utf8(&log).unwrap().trim_end_matches(',').split(',').collect();
+    tokens.sort_unstable();
+    let mut expected: Vec<String> =
+        (0..3).flat_map(|round| (0..12).map(move |number| format!("{round}/{number}"))).collect();
+    expected.sort_unstable();
+    assert_eq!(tokens, expected);
+}
+
+/// Plain appends, which the front ends send again under sessions of their own, take effect exactly once each
+/// wherever they were acknowledged, and at most once otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn retried_appends_take_effect_once() {
+    let fleet = Fleet::start(Settings::default()).await;
+    let mut told: BTreeMap<String, Answer> = BTreeMap::new();
+    for round in 0..3 {
+        let leader = fleet.leader(1).await;
+        let appends = (0..24).map(|number: usize| {
+            let door = fleet.door(NODES[number % 3]).clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(number as u64 * 2)).await;
+                let token = format!("{round}/{number},");
+                let answer = door.append("log", token.clone()).await;
+                (token, answer)
+            }
+        });
+        let faults = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            fleet.isolate(leader);
+            fleet.leader_among(1, &others(&[leader])).await;
+            fleet.heal();
+        };
+        told.extend(tokio::join!(futures_util::future::join_all(appends), faults).0);
+        fleet.all_ready().await;
+    }
+    let log = fleet.door(1).value("log").await.unwrap();
+    let log = std::str::from_utf8(&log).unwrap();
+    for (token, answer) in &told {
+        let times = log.split_inclusive(',').filter(|part| part == token).count();
+        let allowed = match answer.is_done() {
+            true => 1..=1,
+            false if answer.said().2 == "none" => 0..=0,
+            false => 0..=1,
+        };
+        assert!(allowed.contains(&times), "{token} is there {times} times: {answer:?}");
+    }
+    assert!(
+        told.values().filter(|answer| answer.is_done()).count() >= 48,
+        "most were acknowledged in the end"
+    );
+}

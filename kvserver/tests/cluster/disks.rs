@@ -1,0 +1,99 @@
+//! Disks that are lost, fail, or belong to a cluster of another shape.
+
+use crate::fleet::{Fleet, NODES, Settings, eventually, others};
+use kvserver::NodeConfig;
+use raftstore::{Fault, SimulatedDisk};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Within this time a node that must stop says so.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A node whose disk was wiped stops, because its votes are lost, and names the node that remembers it; the others
+/// go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_stays_out() {
+    let mut fleet = Fleet::start(Settings::default()).await;
+    assert!(fleet.door(1).put("k", "v").await.is_done());
+    fleet.stop(2).await;
+    fleet.disks.insert(2, SimulatedDisk::new());
+    fleet.start_node(2).await;
+    let why = timeout(PATIENCE, fleet.node(2).failed()).await.unwrap();
+    assert!(why.contains("data directory of n2 is new"), "{why}");
+    assert_eq!(fleet.door(2).get("/readyz").await.status, 503);
+    for node in others(&[2]) {
+        assert_eq!(fleet.door(node).value("k").await.unwrap(), "v");
+        assert!(fleet.door(node).put("k", "v").await.is_done());
+    }
+}
+
+/// A disk that fails stops its node with the reason, whether it is the leader's or a follower's; what was
+/// acknowledged is kept by the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_disk_stops_its_node() {
+    for leads in [true, false] {
+        let fleet = Fleet::start(Settings::default()).await;
+        let leader = fleet.leader(1).await;
+        let failing = if leads { leader } else { others(&[leader])[0] };
+        let writer = fleet.door(others(&[leader, failing])[0]);
+        assert!(writer.put("before", "v").await.is_done());
+        fleet.disks[&failing].fail_sync(0, Fault::Failed);
+        assert!(writer.put("after", "v").await.is_done());
+        let why = timeout(PATIENCE, fleet.node(failing).failed()).await.unwrap();
+        assert!(why.contains("storage") && why.contains("input/output error"), "{why}");
+        for key in ["before", "after"] {
+            assert_eq!(writer.value(key).await.unwrap(), "v", "{key}");
+        }
+    }
+}
+
+/// Shards and groups are fixed when the cluster is born: a node that is told otherwise later does not start, and
+/// starts again as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shape_of_a_cluster_is_fixed() {
+    let mut fleet = Fleet::start(Settings::groups(2)).await;
+    assert!(fleet.door(1).put("k", "v").await.is_done());
+    fleet.stop(3).await;
+    let config = fleet.config(3);
+    for (changed, field) in [
+        (NodeConfig { groups: 3, ..config.clone() }, "groups"),
+        (NodeConfig { shards: 32, ..config.clone() }, "shards"),
+    ] {
+        let error = fleet.try_start(3, changed).await.unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
+    }
+    fleet.start_node(3).await;
+    fleet.all_ready().await;
+    assert_eq!(fleet.door(3).value("k").await.unwrap(), "v");
+}
+
+/// A node that restarts alone under load catches up and becomes ready while the load goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_becomes_ready_under_load() {
+    let mut fleet = Fleet::start(Settings::default()).await;
+    let back = others(&[fleet.leader(1).await])[0];
+    let door = fleet.door(others(&[back])[0]).clone();
+    fleet.stop(back).await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let (door, stopped) = (door.clone(), stopped.clone());
+            tokio::spawn(async move {
+                for number in (0..).take_while(|_| !*stopped.borrow()) {
+                    assert!(door.put(&format!("w{writer}-{number}"), "v").await.is_done());
+                }
+            })
+        })
+        .collect();
+    fleet.start_node(back).await;
+    eventually("the node is ready", async || {
+        (fleet.door(back).get("/readyz").await.status == 200).then_some(())
+    })
+    .await;
+    stop.send_replace(true);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(NODES.len(), 3);
+    assert!(fleet.door(back).get("/v1/kv/w0-0?consistency=follower").await.is_done());
+}

@@ -1,0 +1,244 @@
+//! The nodes: started, cut apart, stopped, wiped and looked at.
+
+use crate::door::Door;
+use kvserver::{HttpConfig, Node, NodeConfig, StartError};
+use proto::{GroupId, Limits, NodeId};
+use raftstore::{
+    Address, Disk, RaftConfig, SimulatedDisk, SimulatedNetwork, StorageConfig, SystemClock, TransportConfig,
+};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What must happen, happens within this time even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+
+pub(crate) const NODES: [u64; 3] = [1, 2, 3];
+
+/// How many shards the clusters of these tests have.
+pub(crate) const SHARDS: u32 = 16;
+
+/// Waits until `condition` gives something, and panics with `what` where it never does.
+pub(crate) async fn eventually<T, F>(what: &str, mut condition: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(Instant::now() < until, "never came: {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What the nodes are told beside who they are.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) groups: u32,
+    pub(crate) limits: Limits,
+    pub(crate) raft: RaftConfig,
+    pub(crate) http: HttpConfig,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let raft = RaftConfig {
+            heartbeat_interval_ms: 30,
+            election_timeout_ms_min: 100,
+            election_timeout_ms_max: 200,
+            ..RaftConfig::default()
+        };
+        Self { groups: 1, limits: Limits::default(), raft, http: HttpConfig::default() }
+    }
+}
+
+impl Settings {
+    pub(crate) fn groups(groups: u32) -> Self {
+        Self { groups, ..Self::default() }
+    }
+}
+
+/// See the module.
+pub(crate) struct Fleet {
+    pub(crate) settings: Settings,
+    pub(crate) network: SimulatedNetwork,
+    pub(crate) disks: BTreeMap<u64, SimulatedDisk>,
+    nodes: BTreeMap<u64, Node>,
+    doors: BTreeMap<u64, Door>,
+}
+
+fn host(node: u64) -> String {
+    format!("n{node}")
+}
+
+impl Fleet {
+    /// Three nodes that are ready.
+    pub(crate) async fn start(settings: Settings) -> Self {
+        let mut fleet = Self::prepare(settings);
+        fleet.start_all().await;
+        fleet
+    }
+
+    /// Three nodes that are not started.
+    pub(crate) fn prepare(settings: Settings) -> Self {
+        Self {
+            settings,
+            network: SimulatedNetwork::new(),
+            disks: NODES.into_iter().map(|node| (node, SimulatedDisk::new())).collect(),
+            nodes: BTreeMap::new(),
+            doors: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn config(&self, node: u64) -> NodeConfig {
+        let address = |node| Address { peer: format!("{}:1", host(node)), http: format!("{}:2", host(node)) };
+        NodeConfig {
+            cluster: "test".into(),
+            node: NodeId(node),
+            data: PathBuf::new(),
+            peer_listen: address(node).peer,
+            http_listen: "127.0.0.1:0".into(),
+            members: NODES.into_iter().map(|node| (NodeId(node), address(node))).collect(),
+            groups: self.settings.groups,
+            shards: SHARDS,
+            limits: self.settings.limits,
+            raft: self.settings.raft.clone(),
+            storage: StorageConfig::default(),
+            transport: TransportConfig {
+                connect_timeout_ms: 300,
+                silence_timeout_ms: 500,
+                ..TransportConfig::default()
+            },
+            http: self.settings.http.clone(),
+        }
+    }
+
+    pub(crate) async fn start_node(&mut self, node: u64) {
+        let started = self.try_start(node, self.config(node)).await;
+        started.unwrap_or_else(|error| panic!("n{node}: {error}"));
+    }
+
+    pub(crate) async fn try_start(&mut self, node: u64, config: NodeConfig) -> Result<(), StartError> {
+        let disk: Arc<dyn Disk> = Arc::new(self.disks[&node].clone());
+        let network = self.network.host(&host(node));
+        let started = Node::start_on(config, disk, network, Arc::new(SystemClock)).await?;
+        self.doors.insert(node, Door::new(started.http_address()));
+        self.nodes.insert(node, started);
+        Ok(())
+    }
+
+    /// Starts whoever does not run and waits until all are ready.
+    pub(crate) async fn start_all(&mut self) {
+        for node in NODES.into_iter().filter(|node| !self.nodes.contains_key(node)).collect::<Vec<_>>() {
+            self.start_node(node).await;
+        }
+        self.all_ready().await;
+    }
+
+    pub(crate) async fn all_ready(&self) {
+        for node in self.nodes.values() {
+            node.ready(PATIENCE).await.unwrap();
+        }
+        for (node, door) in &self.doors {
+            eventually(&format!("n{node} is ready"), async || {
+                (door.get("/readyz").await.status == 200).then_some(())
+            })
+            .await;
+        }
+    }
+
+    pub(crate) fn node(&self, node: u64) -> &Node {
+        &self.nodes[&node]
+    }
+
+    pub(crate) fn door(&self, node: u64) -> &Door {
+        &self.doors[&node]
+    }
+
+    /// Takes a node out, so that it can be stopped while others are asked.
+    pub(crate) fn take(&mut self, node: u64) -> Node {
+        self.doors.remove(&node);
+        self.nodes.remove(&node).unwrap()
+    }
+
+    pub(crate) async fn stop(&mut self, node: u64) {
+        self.take(node).shutdown(Duration::from_secs(5)).await.unwrap();
+    }
+
+    /// Stops all at once.
+    pub(crate) async fn stop_all(&mut self) {
+        self.doors.clear();
+        let nodes = std::mem::take(&mut self.nodes).into_values();
+        let stops = nodes.map(|node| node.shutdown(Duration::from_millis(200)));
+        for stopped in futures_util::future::join_all(stops).await {
+            stopped.unwrap();
+        }
+    }
+
+    /// Cuts a node off from its peers; callers still reach it.
+    pub(crate) fn isolate(&self, node: u64) {
+        let others: Vec<String> = others(&[node]).into_iter().map(host).collect();
+        let others: Vec<&str> = others.iter().map(String::as_str).collect();
+        self.network.partition(&[&host(node)], &others);
+    }
+
+    pub(crate) fn heal(&self) {
+        self.network.heal();
+    }
+
+    /// One replica's status, as the node tells it.
+    pub(crate) async fn replica(&self, node: u64, group: u64) -> Value {
+        let status = self.door(node).get("/v1/status").await.json();
+        let groups = status["groups"].as_array().unwrap();
+        groups.iter().find(|of| of["id"] == group).unwrap().clone()
+    }
+
+    /// Who leads `group`, once all of `among` agree.
+    pub(crate) async fn leader_among(&self, group: u64, among: &[u64]) -> u64 {
+        eventually("a leader that all agree on", async || {
+            let mut seen = BTreeSet::new();
+            let mut leads = false;
+            for &node in among {
+                let replica = self.replica(node, group).await;
+                leads |= replica["role"] == "leader" && replica["leader"] == node;
+                seen.insert((replica["leader"].as_u64(), replica["term"].as_u64()));
+            }
+            let (leader, _) = *seen.first()?;
+            (seen.len() == 1 && leads).then_some(leader?)
+        })
+        .await
+    }
+
+    pub(crate) async fn leader(&self, group: u64) -> u64 {
+        self.leader_among(group, &self.nodes.keys().copied().collect::<Vec<_>>()).await
+    }
+}
+
+/// All nodes but these.
+pub(crate) fn others(than: &[u64]) -> Vec<u64> {
+    NODES.into_iter().filter(|node| !than.contains(node)).collect()
+}
+
+/// `count` keys for each of `groups` groups, under `prefix`.
+pub(crate) fn keys_of_groups(prefix: &str, groups: u32, count: usize) -> BTreeMap<GroupId, Vec<String>> {
+    let map = kvserver::ShardMap { shards: SHARDS, groups };
+    let mut keys: BTreeMap<GroupId, Vec<String>> = map.group_ids().map(|group| (group, Vec::new())).collect();
+    for number in 0.. {
+        let key = format!("{prefix}{number:04}");
+        let of = keys.get_mut(&map.group_of_key(key.as_bytes())).unwrap();
+        if of.len() < count {
+            of.push(key);
+        } else if keys.values().all(|keys| keys.len() == count) {
+            break;
+        }
+    }
+    keys
+}
