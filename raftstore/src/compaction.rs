@@ -7,6 +7,7 @@
 //! [`LOG_OUTGROWN`] times what makes a snapshot due: then such a follower starts over with a newer one.
 
 use crate::config::RaftConfig;
+use crate::group::stop_reason;
 use crate::machine::Machine;
 use crate::replica::{Shared, StateMachine};
 use crate::snapshot::SnapshotStore;
@@ -77,8 +78,14 @@ impl<M: Machine> Compactor<M> {
                 }
                 covered_bytes = applied_bytes;
             }
-            if !self.purge().await || applied.changed().await.is_err() {
+            if !self.purge().await {
                 return;
+            }
+            // This task shares the machine, so the end of `applied` never comes: the group's does.
+            tokio::select! {
+                biased;
+                changed = applied.changed() => changed.expect("the sender lives in what this task shares"),
+                _ = stop_reason(&self.raft) => return,
             }
             tokio::time::sleep(PACE).await;
         }

@@ -13,6 +13,7 @@ use crate::types::{Address, TypeConfig};
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
+use openraft::storage::RaftStateMachine;
 use openraft::{Instant, ServerState};
 use proto::{GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -344,18 +345,26 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// Resolves once the replica has stopped: with the reason where it stopped by itself.
+    /// See [`stop_reason`].
     pub(crate) async fn failed(&self) -> Option<String> {
-        let mut metrics = self.inner.raft.metrics();
-        loop {
-            match &metrics.borrow_and_update().running_state {
-                Ok(()) => {}
-                Err(openraft::errors::Fatal::Stopped) => return None,
-                Err(fatal) => return Some(fatal.to_string()),
-            }
-            if metrics.changed().await.is_err() {
-                return None;
-            }
+        stop_reason(&self.inner.raft).await
+    }
+}
+
+/// Resolves once a replica has stopped: with the reason where it stopped by itself.
+pub(crate) async fn stop_reason<S>(raft: &openraft::Raft<TypeConfig, S>) -> Option<String>
+where
+    S: RaftStateMachine<TypeConfig>,
+{
+    let mut metrics = raft.metrics();
+    loop {
+        match &metrics.borrow_and_update().running_state {
+            Ok(()) => {}
+            Err(openraft::errors::Fatal::Stopped) => return None,
+            Err(fatal) => return Some(fatal.to_string()),
+        }
+        if metrics.changed().await.is_err() {
+            return None;
         }
     }
 }

@@ -300,6 +300,24 @@ impl Host {
         Ok(group)
     }
 
+    /// Stops this node's replica of `id`, where it runs, and forgets its log, vote and snapshot, durably: the
+    /// replica has left the group for good. Were it still a member, its votes would be forgotten with the rest.
+    ///
+    /// # Errors
+    /// [`Fatal::Storage`] where the disk fails.
+    pub async fn drop_group(&self, id: GroupId) -> Result<(), Fatal> {
+        let hosted = self.directory.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        if let Some(hosted) = hosted {
+            hosted.shutdown().await;
+        }
+        self.storage.forget(id).await.map_err(|error| Fatal::Storage(error.to_string()))
+    }
+
+    /// The groups of which this node's disk holds something, in order.
+    pub fn stored_groups(&self) -> Vec<GroupId> {
+        self.storage.groups()
+    }
+
     fn watch_group<M: Machine>(&self, group: &Group<M>) {
         let (group, failure) = (group.clone(), self.failure.clone());
         tokio::spawn(async move {

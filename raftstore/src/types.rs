@@ -82,7 +82,6 @@ impl<T: OptionalSend + 'static> Responder<TypeConfig, T> for Callback<T> {
 
 pub(crate) type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 pub(crate) type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
-pub(crate) type LeaderId = openraft::type_config::alias::LeaderIdOf<TypeConfig>;
 pub(crate) type CommittedLeaderId = openraft::type_config::alias::CommittedLeaderIdOf<TypeConfig>;
 pub(crate) type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
 pub(crate) type Payload = openraft::EntryPayload<Data, u64, Address>;

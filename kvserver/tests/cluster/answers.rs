@@ -12,7 +12,8 @@ async fn put(door: &Door, key: &str, timeout_ms: u64) -> Answer {
 }
 
 /// While the leader is cut off, writes through it are refused or unknown, writes through the others go on; once it
-/// is back, all that was acknowledged is there and nothing of what was said to have had no effect.
+/// is back, all that was acknowledged is there and nothing of what was said to have had no effect. Some of what was
+/// unknown is there: the leader was deaf at first, so that its followers held what it could not acknowledge.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_off_leader_tells_the_truth() {
     let fleet = Fleet::start(Settings::default()).await;
@@ -21,7 +22,7 @@ async fn a_cut_off_leader_tells_the_truth() {
         let leader = fleet.leader(1).await;
         let key = |node: u64, number: usize| format!("r{round}-n{node}-{number}");
         // Under way while the cut comes: some arrive before it, some after it, some in between.
-        let before = (0..30).map(|number| {
+        let before = (0..40).map(|number| {
             let (key, door) = (key(leader, number), fleet.door(leader).clone());
             async move {
                 tokio::time::sleep(Duration::from_millis(number as u64)).await;
@@ -30,7 +31,9 @@ async fn a_cut_off_leader_tells_the_truth() {
             }
         });
         let cut = async {
-            tokio::time::sleep(Duration::from_millis(15)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            fleet.deafen(leader);
+            tokio::time::sleep(Duration::from_millis(20)).await;
             fleet.isolate(leader);
         };
         let (before, ()) = tokio::join!(futures_util::future::join_all(before), cut);
@@ -50,15 +53,20 @@ async fn a_cut_off_leader_tells_the_truth() {
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     for (key, answer) in &told {
         let present = door.value(key).await.is_some();
-        let kind = if answer.is_done() { "done".to_owned() } else { answer.said().2 };
+        let kind = match answer.is_done() {
+            true => "done".to_owned(),
+            false => format!("{}, {}", answer.said().2, if present { "there" } else { "absent" }),
+        };
         match kind.as_str() {
             "done" => assert!(present, "{key} was acknowledged and is lost"),
-            "none" => assert!(!present, "{key} was said to have had no effect: {answer:?}"),
+            "none, there" => panic!("{key} was said to have had no effect: {answer:?}"),
             _ => {}
         }
         *kinds.entry(kind).or_default() += 1;
     }
-    assert!(kinds["done"] >= 9 && kinds.len() >= 2, "{kinds:?}");
+    println!("{kinds:?}");
+    assert!(kinds["done"] >= 6, "{kinds:?}");
+    assert!(kinds.contains_key("unknown, there"), "followers held what the deaf leader sent: {kinds:?}");
 }
 
 /// An append with an idempotency key takes effect once, although it is sent to every node, again and again, while

@@ -40,7 +40,8 @@ async fn a_failed_disk_stops_its_node() {
         fleet.disks[&failing].fail_sync(0, Fault::Failed);
         assert!(writer.put("after", "v").await.is_done());
         let why = timeout(PATIENCE, fleet.node(failing).failed()).await.unwrap();
-        assert!(why.contains("storage") && why.contains("input/output error"), "{why}");
+        // Whoever notices first says so: the log's writer, or the group that waits for it.
+        assert!(why.contains("input/output error"), "{why}");
         for key in ["before", "after"] {
             assert_eq!(writer.value(key).await.unwrap(), "v", "{key}");
         }

@@ -51,9 +51,9 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let raft = RaftConfig {
-            heartbeat_interval_ms: 30,
-            election_timeout_ms_min: 100,
-            election_timeout_ms_max: 200,
+            heartbeat_interval_ms: 50,
+            election_timeout_ms_min: 250,
+            election_timeout_ms_max: 450,
             ..RaftConfig::default()
         };
         Self { groups: 1, limits: Limits::default(), raft, http: HttpConfig::default() }
@@ -188,6 +188,11 @@ impl Fleet {
         let others: Vec<String> = others(&[node]).into_iter().map(host).collect();
         let others: Vec<&str> = others.iter().map(String::as_str).collect();
         self.network.partition(&[&host(node)], &others);
+    }
+
+    /// Loses all that its peers send to a node: it goes on telling them, and hears nothing back.
+    pub(crate) fn deafen(&self, node: u64) {
+        others(&[node]).into_iter().for_each(|other| self.network.cut(&host(other), &host(node)));
     }
 
     pub(crate) fn heal(&self) {

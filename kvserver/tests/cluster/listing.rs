@@ -54,8 +54,7 @@ async fn a_listing_misses_nothing() {
     assert_eq!(listed, stays);
 }
 
-/// A listing whose prefix decides the group needs that group alone: it goes on where another has no quorum, and
-/// says the same as before.
+/// A listing whose prefix decides the group lists the same as any other, in order, asking that group alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tagged_listing_asks_one_group() {
     let fleet = Fleet::start(Settings::groups(3)).await;

@@ -1,7 +1,7 @@
 //! The binary batch, byte by byte: what clients send, and what nobody should.
 
 use crate::door::{Answer, Door};
-use crate::fleet::{Fleet, Settings, keys_of_groups, others};
+use crate::fleet::{Fleet, Settings, eventually, keys_of_groups, others};
 use proto::{
     BatchReply, BatchRequest, ClientId, Code, Consistency, Expect, Item, Operation, Outcome, Reply, Sequence,
     Stamp,
