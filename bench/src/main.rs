@@ -103,7 +103,12 @@ async fn fill(client: &Client, args: &Args) -> Result<()> {
     while let Some(done) = tasks.join_next().await {
         done??;
     }
-    say(&format!("{} keys of {} bytes in {:.1} s", args.keys, args.value_bytes, began.elapsed().as_secs_f64()))
+    say(&format!(
+        "{} keys of {} bytes in {:.1} s",
+        args.keys,
+        args.value_bytes,
+        began.elapsed().as_secs_f64()
+    ))
 }
 
 fn value(random: &mut StdRng, bytes: usize) -> Vec<u8> {
@@ -175,13 +180,19 @@ async fn spent(args: &Args) -> Result<Spent> {
 
 fn metric(page: &str, name: &str) -> Result<u64> {
     let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.with_context(|| format!("metrics have no {name}"))?.parse().with_context(|| format!("metric {name}"))
+    value
+        .with_context(|| format!("metrics have no {name}"))?
+        .parse()
+        .with_context(|| format!("metric {name}"))
 }
 
 /// User and system time of a process, by the kernel's clock ticks of 10 ms.
 fn cpu_time(pid: u32) -> Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
+    let stat =
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let (Some(user), Some(system)) = (fields.get(11), fields.get(12)) else { bail!("process {pid} has no times") };
+    let (Some(user), Some(system)) = (fields.get(11), fields.get(12)) else {
+        bail!("process {pid} has no times")
+    };
     Ok(Duration::from_millis(10 * (user.parse::<u64>()? + system.parse::<u64>()?)))
 }

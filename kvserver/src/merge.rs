@@ -77,18 +77,19 @@ mod tests {
     }
 
     proptest! {
-        /// Page after page, the keys of all groups come out once each, in order.
+        /// Page after page, the keys of all groups come out once each, in order, wherever each group cuts its own.
         #[test]
         fn pages_join_to_the_whole(
             groups in proptest::collection::vec(proptest::collection::btree_set(proptest::collection::vec(any::<u8>(), 1..3), 0..20), 1..4),
             limit in 1usize..8,
+            cuts in proptest::collection::vec(1usize..8, 4),
         ) {
             let mut seen = BTreeSet::new();
             let groups: Vec<BTreeSet<Vec<u8>>> = groups.into_iter().map(|keys| keys.into_iter().filter(|key| seen.insert(key.clone())).collect()).collect();
             let mut got: Vec<Vec<u8>> = Vec::new();
             loop {
                 let after = got.last().cloned();
-                let pages_of: Vec<Encoded> = groups.iter().map(|keys| group_page(keys, after.as_deref(), limit)).collect();
+                let pages_of: Vec<Encoded> = groups.iter().zip(&cuts).map(|(keys, cut)| group_page(keys, after.as_deref(), *cut)).collect();
                 let page = pages(&scan(after.as_deref(), limit as u32), pages_of);
                 let Ok(Reply::Page { records, more }) = page.answer() else { panic!("a page") };
                 prop_assert!(records.len() <= limit);

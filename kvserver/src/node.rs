@@ -10,7 +10,7 @@ use crate::replica::{Bounds, Replica};
 use crate::router::{BATCH_SERVICE, Router};
 use crate::shard_map::ShardMap;
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt, join_all};
+use futures_util::future::{BoxFuture, FutureExt};
 use proto::NodeId;
 use raftstore::{
     Clock, Disk, Fatal, Host, HostConfig, Network, Refusal, Services, SledDisk, SystemClock, TcpNetwork,
@@ -45,8 +45,7 @@ pub enum StartError {
 pub struct Node {
     router: Arc<Router>,
     server: http::Server,
-    /// What brings the node up; ends by itself.
-    starting: Vec<JoinHandle<()>>,
+    formation: JoinHandle<()>,
 }
 
 impl Node {
@@ -119,8 +118,7 @@ impl Node {
         let frontend = Frontend::new(config, router.clone());
         let server = http::Server::bind(&config.http_listen, config.http.clone(), Arc::new(frontend)).await?;
         let formation = tokio::spawn(formation::form(router.clone(), config.members.clone()));
-        let recovery = tokio::spawn(recover(router.clone()));
-        Ok(Self { router, server, starting: vec![formation, recovery] })
+        Ok(Self { router, server, formation })
     }
 
     /// Where clients reach this node, with the port that was taken for port 0.
@@ -156,9 +154,9 @@ impl Node {
     /// # Errors
     /// Where the log could not be closed cleanly; what was acknowledged is safe all the same.
     pub async fn shutdown(self, deadline: Duration) -> Result<(), Fatal> {
-        let Self { router, server, starting } = self;
+        let Self { router, server, formation } = self;
         router.stopping.store(true, Ordering::Relaxed);
-        starting.iter().for_each(JoinHandle::abort);
+        formation.abort();
         router.host.hand_over(deadline / 2).await;
         let drained = server.shutdown(deadline / 2).await;
         tracing::debug!(?drained, "front end stopped");
@@ -166,11 +164,6 @@ impl Node {
         let late = format!("groups and log did not close within {} ms", CLOSE_TIME_MAX.as_millis());
         closed.unwrap_or(Err(Fatal::Storage(late)))
     }
-}
-
-/// Notes of each replica when its memory may be shown.
-async fn recover(router: Arc<Router>) {
-    join_all(router.replicas.values().map(Replica::recover)).await;
 }
 
 /// Answers other nodes.

@@ -15,12 +15,9 @@ use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesUnordered;
 use proto::{Answer, Code, Command, Consistency, Error, Item, Operation, Reply};
 use raftstore::{Group, ReadError, Role};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
-
-/// How often a replica that starts is asked whether it has recovered.
-const RECOVERY_LOOK: Duration = Duration::from_millis(10);
 
 /// What an answer takes in a reply beside its keys, values and messages, in bytes; no answer takes more.
 pub(crate) const ANSWER_OVERHEAD: usize = 40;
@@ -41,41 +38,22 @@ pub(crate) struct Replica {
     pub(crate) group: Group<KvMachine>,
     bounds: Bounds,
     appends: Appends,
-    /// Whether the machine holds all that it may have shown before this start; once it does, for good.
-    recovered: watch::Sender<bool>,
+    /// Follows the group's own word; see [`has_recovered`](Self::has_recovered).
+    recovered: AtomicBool,
 }
 
 impl Replica {
     pub(crate) fn new(group: Group<KvMachine>, bounds: Bounds) -> Self {
-        Self { group, bounds, appends: Appends::default(), recovered: watch::Sender::new(false) }
+        Self { group, bounds, appends: Appends::default(), recovered: AtomicBool::new(false) }
     }
 
-    /// Waits until the machine holds all that it may have shown before this start, and notes it.
-    ///
-    /// Whatever was shown stood in the log that the disk held at the start. So the replica has recovered once it
-    /// has applied up to that log's end; or, where the end was never committed and is overwritten by now, once
-    /// all of its log is committed and applied. The latter alone would not do: under load a log always runs ahead
-    /// of what is committed.
-    pub(crate) async fn recover(&self) {
-        // Answered by the group's own task, which has told of the disk's log by then.
-        if let Err(fatal) = self.group.is_initialized().await {
-            return tracing::warn!(%fatal, "replica does not recover");
-        }
-        let end = self.group.status().last_index;
-        loop {
-            let status = self.group.status();
-            if status.recovered || status.applied_index >= end {
-                break;
-            }
-            tokio::time::sleep(RECOVERY_LOOK).await;
-        }
-        self.recovered.send_replace(true);
-        tracing::debug!(group = %self.group.id(), "replica has recovered");
-    }
-
-    /// Whether [`recover`](Self::recover) has ended well.
+    /// Whether the machine holds all that it may have shown before this start; once it does, for good.
     pub(crate) fn has_recovered(&self) -> bool {
-        *self.recovered.borrow()
+        // The status is a costly question, and its answer does not change any more.
+        if !self.recovered.load(Ordering::Acquire) && self.group.status().recovered {
+            self.recovered.store(true, Ordering::Release);
+        }
+        self.recovered.load(Ordering::Acquire)
     }
 
     /// Waits for a leader and for recovery.
@@ -85,10 +63,9 @@ impl Replica {
     pub(crate) async fn ready(&self, deadline: Duration) -> Result<(), String> {
         let until = Instant::now() + deadline;
         self.group.wait_for_leader(deadline).await.map_err(|error| error.to_string())?;
-        match timeout_at(until, self.recovered.subscribe().wait_for(|recovered| *recovered)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(format!("replica of {} has not recovered", self.group.id())),
-        }
+        let left = until.saturating_duration_since(Instant::now());
+        let missing = |_| format!("replica of {} has not recovered", self.group.id());
+        self.group.wait_for_recovery(left).await.map_err(missing)
     }
 
     /// How long ago the machine was known to be as fresh as a leader that a quorum confirmed; `None` where that

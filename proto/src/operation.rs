@@ -69,9 +69,10 @@ impl<'a> Operation<'a> {
     /// The key that decides the shard; `None` for a scan, which concerns a whole group.
     pub fn key(&self) -> Option<&'a [u8]> {
         match *self {
-            Self::Get { key } | Self::Put { key, .. } | Self::Append { key, .. } | Self::Delete { key, .. } => {
-                Some(key)
-            }
+            Self::Get { key }
+            | Self::Put { key, .. }
+            | Self::Append { key, .. }
+            | Self::Delete { key, .. } => Some(key),
             Self::Scan { .. } => None,
         }
     }

@@ -101,7 +101,8 @@ pub trait Table: fmt::Debug + Send + Sync + 'static {
     fn sync(&self) -> BoxFuture<'_, Result<(), DiskError>>;
 }
 
-/// See the [module](self).
+/// A node's disk: named tables of (number → bytes), a few small cells, and the mark of the last record known to
+/// be durable. Calls block, except on a simulated disk.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// A new, empty table; it is on disk for certain once it was synced.
     ///

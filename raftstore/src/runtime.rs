@@ -1,12 +1,15 @@
-//! openraft's asynchronous runtime, tokio's, with the two things that a simulation replaces: randomness and
-//! the wall clock.
+//! openraft's asynchronous runtime, tokio's, with the things that a simulation replaces: randomness, the wall
+//! clock, and the one channel that makes use of randomness (see `watch`).
 //!
 //! Timers are tokio's alone, so a paused or simulated tokio clock moves every timeout here with it. Random
 //! numbers (election timeouts, jitter) come from [`random`], which [`seed`] makes repeatable for a thread.
 
+mod watch;
+
+use self::watch::OrderedWatch;
 use openraft::OptionalSend;
 use openraft::async_runtime::AsyncRuntime;
-use openraft_rt_tokio::{TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime, TokioWatch};
+use openraft_rt_tokio::{TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng, TryRng};
 use std::cell::RefCell;
@@ -119,7 +122,7 @@ impl AsyncRuntime for Runtime {
     type Timeout<R, T: Future<Output = R> + OptionalSend> = tokio::time::Timeout<T>;
     type ThreadLocalRng = Random;
     type Mpsc = TokioMpsc;
-    type Watch = TokioWatch;
+    type Watch = OrderedWatch;
     type Oneshot = TokioOneshot;
     type Mutex<T: OptionalSend + 'static> = TokioMutex<T>;
 

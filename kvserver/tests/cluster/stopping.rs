@@ -6,6 +6,9 @@ use reqwest::Method;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// The line of the metrics that counts requests under way.
+const IN_FLIGHT: &str = "flotilla_http_requests_in_flight ";
+
 /// Elections that take so long that a gap in service tells whether there was one.
 fn slow_elections() -> Settings {
     let raft = RaftConfig {

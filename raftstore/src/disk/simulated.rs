@@ -57,7 +57,8 @@ pub struct DiskCounters {
     pub syncs: u64,
 }
 
-/// See the [module](self). Handles share one disk.
+/// A disk in memory that keeps what was synced apart from what was not, and fails when told to. Handles share
+/// one disk.
 #[derive(Clone, Debug, Default)]
 pub struct SimulatedDisk {
     state: Arc<Mutex<State>>,

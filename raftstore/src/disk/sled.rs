@@ -37,7 +37,7 @@ use tokio::runtime::Handle;
 
 const REMOVED: &str = "removed.";
 
-/// See the [module](self).
+/// The real disk: a directory, in which every table is a small sled database.
 #[derive(Debug)]
 pub struct SledDisk {
     root: Arc<Root>,

