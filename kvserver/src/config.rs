@@ -157,6 +157,8 @@ impl NodeConfig {
 mod tests {
     use super::*;
 
+    type Change = &'static dyn Fn(&mut NodeConfig);
+
     fn good() -> NodeConfig {
         let address = Address { peer: "a:1".into(), http: "a:2".into() };
         NodeConfig {
@@ -180,12 +182,12 @@ mod tests {
     #[test]
     fn validation_names_the_field() {
         assert_eq!(good().validate(), Ok(()));
-        let with = |change: &dyn Fn(&mut NodeConfig)| {
+        let with = |change: Change| {
             let mut config = good();
             change(&mut config);
             config.validate().unwrap_err()
         };
-        let cases: [(&str, &dyn Fn(&mut NodeConfig)); 20] = [
+        let cases: [(&str, Change); 20] = [
             ("cluster", &|c| c.cluster.clear()),
             ("node", &|c| c.node = NodeId(0)),
             ("members", &|c| c.members.clear()),

@@ -56,9 +56,12 @@ fn fitting(records: &[Record<'_>], limit: usize, bytes_max: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::{btree_set, vec};
     use proptest::prelude::*;
     use proto::{Revision, Version};
     use std::collections::BTreeSet;
+
+    type Keys = BTreeSet<Vec<u8>>;
 
     fn record(key: &[u8]) -> Record<'_> {
         Record { key, value: b"v", version: Version(1), revision: Revision(1) }
@@ -68,7 +71,7 @@ mod tests {
         Operation::Scan { prefix: b"", after, start: b"", limit, bytes_max: 1 << 20 }
     }
 
-    fn group_page(keys: &BTreeSet<Vec<u8>>, after: Option<&[u8]>, limit: usize) -> Encoded {
+    fn group_page(keys: &Keys, after: Option<&[u8]>, limit: usize) -> Encoded {
         let rest: Vec<&Vec<u8>> =
             keys.iter().filter(|key| after.is_none_or(|after| key.as_slice() > after)).collect();
         let records = rest.iter().take(limit).map(|key| record(key)).collect();
@@ -80,17 +83,18 @@ mod tests {
         /// Page after page, the keys of all groups come out once each, in order, wherever each group cuts its own.
         #[test]
         fn pages_join_to_the_whole(
-            groups in proptest::collection::vec(proptest::collection::btree_set(proptest::collection::vec(any::<u8>(), 1..3), 0..20), 1..4),
+            groups in vec(btree_set(vec(any::<u8>(), 1..3), 0..20), 1..4),
             limit in 1usize..8,
-            cuts in proptest::collection::vec(1usize..8, 4),
+            cuts in vec(1usize..8, 4),
         ) {
             let mut seen = BTreeSet::new();
-            let groups: Vec<BTreeSet<Vec<u8>>> = groups.into_iter().map(|keys| keys.into_iter().filter(|key| seen.insert(key.clone())).collect()).collect();
+            let mut own = |keys: Keys| -> Keys { keys.into_iter().filter(|key| seen.insert(key.clone())).collect() };
+            let groups: Vec<Keys> = groups.into_iter().map(&mut own).collect();
             let mut got: Vec<Vec<u8>> = Vec::new();
             loop {
                 let after = got.last().cloned();
-                let pages_of: Vec<Encoded> = groups.iter().zip(&cuts).map(|(keys, cut)| group_page(keys, after.as_deref(), *cut)).collect();
-                let page = pages(&scan(after.as_deref(), limit as u32), pages_of);
+                let page_of = |(keys, cut): (&Keys, &usize)| group_page(keys, after.as_deref(), limit.min(*cut));
+                let page = pages(&scan(after.as_deref(), limit as u32), groups.iter().zip(&cuts).map(page_of).collect());
                 let Ok(Reply::Page { records, more }) = page.answer() else { panic!("a page") };
                 prop_assert!(records.len() <= limit);
                 got.extend(records.iter().map(|record| record.key.to_vec()));
@@ -105,7 +109,7 @@ mod tests {
     #[test]
     fn an_error_is_the_answer() {
         let bad = Encoded::refused(Error::new(Code::NoLeader, "g2 has no leader"));
-        let good = group_page(&BTreeSet::from([b"a".to_vec()]), None, 5);
+        let good = group_page(&Keys::from([b"a".to_vec()]), None, 5);
         let page = pages(&scan(None, 5), vec![good, bad]);
         assert!(matches!(page.answer(), Err(error) if error.code == Code::NoLeader));
     }
