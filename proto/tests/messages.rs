@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 use proto::{
-    Answer, BatchReply, BatchRequest, ClientId, Code, Command, Consistency, DecodeError, Error, Expect, GroupId, Item,
-    NodeId, Operation, Record, Reply, Revision, Sequence, ShardId, Stamp, Version, decode, encode,
+    Answer, BatchReply, BatchRequest, ClientId, Code, Command, Consistency, DecodeError, Error, Expect,
+    GroupId, Item, NodeId, Operation, Record, Reply, Revision, Sequence, ShardId, Stamp, Version, decode,
+    encode,
 };
 
 fn stamp() -> Stamp {
@@ -47,7 +48,8 @@ fn golden_batches() {
     assert_eq!(decode::<BatchRequest<'_>>(want), Ok(request));
 
     let record = Record { key: b"k", value: b"v", version: Version(1), revision: Revision(2) };
-    let reply = BatchReply { answers: vec![Ok(Reply::Page { records: vec![record], more: true })], lag_ms: 6 };
+    let reply =
+        BatchReply { answers: vec![Ok(Reply::Page { records: vec![record], more: true })], lag_ms: 6 };
     let want: &[u8] = &[1, 1, 0, 3, 1, 1, b'k', 1, b'v', 1, 2, 1, 6];
     assert_eq!(encode(&reply), want);
     assert_eq!(decode::<BatchReply<'_>>(want), Ok(reply));

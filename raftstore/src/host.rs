@@ -349,19 +349,27 @@ impl Host {
             return Ok(());
         }
         let mut met = BTreeMap::from([(self.config.node, formation.incarnation)]);
-        while let Some((&other, address)) = members.iter().find(|(node, _)| !met.contains_key(node)) {
-            match self.meet(&formation, other, &address.peer).await {
-                Some(Acquaintance { remembered: Some(old), .. }) if old != formation.incarnation => {
-                    return Err(Fatal::Amnesia { node: self.config.node, by: other });
-                }
-                Some(acquaintance) => {
-                    met.insert(other, acquaintance.incarnation);
-                }
-                None => {
-                    tracing::info!(node = %self.config.node, waits_for = %other, "cluster is not formed yet");
-                    tokio::time::sleep(FORMATION_PACE).await;
+        loop {
+            // All of them each time: one that is down must not keep another's word from being heard.
+            let unmet = members.iter().filter(|(node, _)| !met.contains_key(node));
+            let asked = unmet.map(|(&other, address)| {
+                self.meet(&formation, other, &address.peer).map(move |a| (other, a))
+            });
+            for (other, acquaintance) in join_all(asked).await {
+                match acquaintance {
+                    Some(Acquaintance { remembered: Some(old), .. }) if old != formation.incarnation => {
+                        return Err(Fatal::Amnesia { node: self.config.node, by: other });
+                    }
+                    Some(acquaintance) => drop(met.insert(other, acquaintance.incarnation)),
+                    None => {
+                        tracing::info!(node = %self.config.node, waits_for = %other, "cluster is not formed yet")
+                    }
                 }
             }
+            if members.keys().all(|node| met.contains_key(node)) {
+                break;
+            }
+            tokio::time::sleep(FORMATION_PACE).await;
         }
         formation.members = Some(met);
         formation.save(&self.disk).await?;

@@ -50,7 +50,7 @@ impl Settings {
         Self {
             nodes,
             groups: vec![G],
-            seed,
+            seed: crate::seed_of(seed),
             raft: RaftConfig::default(),
             storage: StorageConfig::default(),
             transport: TransportConfig::default(),
@@ -140,10 +140,6 @@ impl Cluster {
     /// Nodes that run.
     pub fn up(&self) -> Vec<u64> {
         self.running.keys().copied().collect()
-    }
-
-    pub fn members(&self) -> &BTreeMap<NodeId, Address> {
-        &self.members
     }
 
     pub fn config(&self, node: u64) -> HostConfig {

@@ -6,14 +6,21 @@ use proto::NodeId;
 use raftstore::{Fatal, HostConfig, SimulatedDisk};
 use tokio::time::sleep;
 
-/// A node that comes back with an empty disk under its old id is told so and stops. It never votes: with one of the
-/// other two down as well, nobody leads.
+/// A node that comes back with an empty disk under its old id is told so and stops, whichever of the others is there
+/// to tell it. It never votes: with one of the other two down as well, nobody leads.
 #[tokio::test(start_paused = true)]
 async fn a_wiped_disk_does_not_vote() {
+    for (leader, wiped, down) in [(1, 2, 3), (2, 3, 1), (3, 1, 2), (3, 2, 1)] {
+        one_is_wiped(leader, wiped, down).await;
+    }
+}
+
+async fn one_is_wiped(leader: u64, wiped: u64, down: u64) {
     let mut cluster = Cluster::start(Settings::new(3, 90)).await;
     cluster.write_all().await;
-    let leader = cluster.leader().await;
-    let (wiped, down) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    let first = cluster.leader().await;
+    cluster.group(first).hand_over(Some(NodeId(leader)), SECOND).await.unwrap();
+    cluster.leader().await;
     cluster.kill(wiped);
     cluster.write_all().await;
     cluster.kill(down);
@@ -31,6 +38,7 @@ async fn a_wiped_disk_does_not_vote() {
     cluster.boot(down).await.unwrap();
     cluster.leader().await;
     cluster.settle().await;
+    cluster.end().await;
 }
 
 /// A new cluster waits for all of its first members, and needs no more than a quorum of them ever after.

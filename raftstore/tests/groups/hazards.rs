@@ -222,7 +222,7 @@ async fn reads_are_linearizable_under_churn() {
                 }
             }
         }
-        assert!(answered > 30, "only {answered} reads were answered");
+        assert!(answered > 10, "only {answered} reads were answered");
         cluster.heal();
         cluster.rack.network.set_default_link(Link::default());
         cluster.settle().await;

@@ -1,7 +1,7 @@
 //! Followers that missed what the log no longer holds: they catch up by snapshot, whatever happens meanwhile.
 
 use crate::cluster::{AGREEMENT, Cluster, MS, SECOND, Settings, eventually};
-use crate::power::{Death, host_name};
+use crate::power::host_name;
 use crate::snapshots::write_until_purged;
 use raftstore::{Effect, Link};
 use tokio::time::sleep;

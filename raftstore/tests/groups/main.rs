@@ -7,6 +7,9 @@
 //! [`cluster::Cluster::check`] holds it against what was applied.
 //!
 //! Rows of the scorecard that take long run a few rounds by default; `FLOTILLA_FULL_ROUNDS=1` runs them all.
+//! `FLOTILLA_SEED_OFFSET=n` adds n to every seed: other runs of the same tests.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the answer")]
 
 mod agreement;
 mod cluster;
@@ -28,4 +31,10 @@ mod truth;
 /// The rounds that a row asks for, or `few` in the default run.
 fn rounds(full: u64, few: u64) -> u64 {
     if std::env::var_os("FLOTILLA_FULL_ROUNDS").is_some() { full } else { few }
+}
+
+/// The seed that a test asks for, moved by the environment's offset.
+fn seed_of(seed: u64) -> u64 {
+    let offset = std::env::var("FLOTILLA_SEED_OFFSET").map(|offset| offset.parse::<u64>());
+    offset.map_or(seed, |offset| seed + 1_000 * offset.expect("FLOTILLA_SEED_OFFSET is a number"))
 }

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use proto::GroupId;
 use raftstore::Role;
 use std::collections::BTreeSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 const GROUPS: u64 = 64;
 
@@ -72,12 +72,11 @@ async fn groups_share_their_syncs() {
     let syncs = || -> Vec<u64> {
         cluster.nodes().into_iter().map(|node| cluster.node(node).host.storage_stats().syncs).collect()
     };
-    let (before, began) = (syncs(), Instant::now());
+    let before = syncs();
     const ROUNDS: u64 = 5;
     for _ in 0..ROUNDS {
         join_all(cluster.settings.groups.iter().map(|&group| cluster.write_in(group))).await;
     }
-    let took = began.elapsed();
     let writes = ROUNDS * GROUPS;
     for (node, (after, before)) in syncs().into_iter().zip(before).enumerate() {
         let syncs = after - before;

