@@ -4,7 +4,7 @@
 //! <root>/lock            held locked while the directory is open
 //! <root>/mark            see [`super::mark`]
 //! <root>/cells/<name>    replaced by rename
-//! <root>/tables/<name>/  a sled database
+//! <root>/tables/<name>/  a sled database; with the file `made` once it was whole and durable
 //! <root>/tables/removed.<name>/  on its way out; removed for good at the next start
 //! ```
 //!
@@ -36,6 +36,9 @@ use table::SledTable;
 use tokio::runtime::Handle;
 
 const REMOVED: &str = "removed.";
+
+/// The file in a table's folder that says that its creation was finished.
+const MADE: &str = "made";
 
 /// The real disk: a directory, in which every table is a small sled database.
 #[derive(Debug)]
@@ -94,7 +97,7 @@ impl SledDisk {
             mark: Mutex::new(Mark { file: None, named: false, next_slot: 0 }),
             registry: Arc::default(),
         };
-        disk.finish_removals()?;
+        disk.remove_leftovers()?;
         Ok(disk)
     }
 
@@ -102,10 +105,14 @@ impl SledDisk {
         self.root.path.join("tables").join(table)
     }
 
-    fn finish_removals(&self) -> Result<(), DiskError> {
-        for name in self.entries()?.iter().filter(|name| name.starts_with(REMOVED)) {
-            let folder = self.folder(name);
-            fs::remove_dir_all(&folder).map_err(failed("remove", &folder))?;
+    /// Removes tables whose removal or whose creation was cut short. Nothing was ever put into the latter: a
+    /// table is handed out only once it is marked as made.
+    fn remove_leftovers(&self) -> Result<(), DiskError> {
+        for name in self.entries()? {
+            let folder = self.folder(&name);
+            if name.starts_with(REMOVED) || !folder.join(MADE).exists() {
+                fs::remove_dir_all(&folder).map_err(failed("remove", &folder))?;
+            }
         }
         Ok(())
     }

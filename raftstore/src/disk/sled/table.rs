@@ -1,7 +1,7 @@
 //! One table: one sled database in its directory.
 
 use super::super::{DiskError, Table, VALUE_BYTES_MAX, lock};
-use super::{Registry, Root, SledDisk, failed, open_file, sync_folder};
+use super::{MADE, Registry, Root, SledDisk, failed, open_file, sync_folder};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::fmt;
@@ -59,6 +59,9 @@ impl SledTable {
             file.sync_all().map_err(failed("sync", &path))?;
             let conf = open_file(&folder.join("conf"))?;
             conf.sync_all().map_err(failed("sync", &folder))?;
+            sync_folder(&folder)?;
+            // Only now: a process that is killed before this leaves what the next start removes.
+            open_file(&folder.join(MADE))?;
             sync_folder(&folder)?;
             sync_folder(&disk.root.path.join("tables"))?;
         }

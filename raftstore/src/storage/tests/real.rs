@@ -215,6 +215,33 @@ fn the_mark_has_two_copies() {
     });
 }
 
+/// A process that is killed at any step of making a table leaves nothing that a start stumbles over: what is not
+/// whole is removed, whatever sled had written of it.
+#[test]
+fn a_creation_cut_short_is_undone() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = {
+        let disk = SledDisk::open(folder.path()).unwrap();
+        disk.create("whole").unwrap().put(1, b"kept").unwrap();
+        let files = fs::read_dir(folder.path().join("tables/whole")).unwrap();
+        files.map(|file| file.unwrap().file_name()).collect::<Vec<_>>()
+    };
+    assert!(whole.iter().any(|name| name == "conf"), "sled has the file that was found cut short: {whole:?}");
+    for cut in ["nothing", "conf", "db"] {
+        let table = folder.path().join("tables").join("cut");
+        fs::create_dir(&table).unwrap();
+        if cut != "nothing" {
+            fs::write(table.join(cut), b"\x01").unwrap();
+        }
+        let disk = SledDisk::open(folder.path()).unwrap();
+        assert_eq!(disk.tables().unwrap(), ["whole"], "cut at {cut}");
+        drop(disk.create("cut").unwrap());
+        disk.remove("cut").unwrap();
+    }
+    let disk = SledDisk::open(folder.path()).unwrap();
+    assert_eq!(disk.open("whole").unwrap().get(1).unwrap().unwrap(), "kept");
+}
+
 /// A table whose removal was cut short does not come back as an empty one.
 #[test]
 fn a_removal_cut_short_is_finished() {
