@@ -15,7 +15,6 @@ use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesUnordered;
 use proto::{Answer, Code, Command, Consistency, Error, Item, Operation, Reply};
 use raftstore::{Group, ReadError, Role};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -38,22 +37,11 @@ pub(crate) struct Replica {
     pub(crate) group: Group<KvMachine>,
     bounds: Bounds,
     appends: Appends,
-    /// Follows the group's own word; see [`has_recovered`](Self::has_recovered).
-    recovered: AtomicBool,
 }
 
 impl Replica {
     pub(crate) fn new(group: Group<KvMachine>, bounds: Bounds) -> Self {
-        Self { group, bounds, appends: Appends::default(), recovered: AtomicBool::new(false) }
-    }
-
-    /// Whether the machine holds all that it may have shown before this start; once it does, for good.
-    pub(crate) fn has_recovered(&self) -> bool {
-        // The status is a costly question, and its answer does not change any more.
-        if !self.recovered.load(Ordering::Acquire) && self.group.status().recovered {
-            self.recovered.store(true, Ordering::Release);
-        }
-        self.recovered.load(Ordering::Acquire)
+        Self { group, bounds, appends: Appends::default() }
     }
 
     /// Waits for a leader and for recovery.
@@ -83,7 +71,7 @@ impl Replica {
     pub(crate) fn missing(&self, touch_max: Duration) -> Option<String> {
         let group = self.group.id();
         let lag = self.lag().map(|lag| (lag, lag.as_millis()));
-        match (self.group.leader(), self.has_recovered(), lag) {
+        match (self.group.leader(), self.group.has_recovered(), lag) {
             (None, ..) => Some(format!("{group} has no leader")),
             (_, false, _) => Some(format!("replica of {group} has not recovered")),
             (_, _, None) => Some(format!("{group} has a leader that was not confirmed yet")),
@@ -145,7 +133,7 @@ impl Replica {
     fn may_show(&self, lag_ms_max: Option<u64>) -> Result<Duration, (Error, Duration)> {
         let group = self.group.id();
         let unavailable = |why: String| Err((Error::new(Code::Unavailable, why), Duration::ZERO));
-        if !self.has_recovered() {
+        if !self.group.has_recovered() {
             return unavailable(format!(
                 "replica of {group} has not recovered what it showed before its start"
             ));

@@ -103,7 +103,7 @@ fn lags(router: &Router, into: &mut MetricsText) {
     into.family(name, MetricKind::Gauge, "1 once the replica holds all that it showed before its start.");
     for replica in router.replicas.values() {
         let group = replica.group.id().0.to_string();
-        into.sample(name, &[("group", &group)], u64::from(replica.has_recovered()));
+        into.sample(name, &[("group", &group)], u64::from(replica.group.has_recovered()));
     }
 }
 

@@ -63,6 +63,11 @@ impl<M: Machine> Group<M> {
         self.inner.id
     }
 
+    /// Whether the machine holds all that it may have shown before this start; once it does, for good.
+    pub fn has_recovered(&self) -> bool {
+        self.inner.recovered.load(Ordering::Acquire)
+    }
+
     /// Who leads, as far as this replica knows.
     pub fn leader(&self) -> Option<NodeId> {
         let metrics = self.inner.raft.server_metrics();
@@ -215,7 +220,7 @@ impl<M: Machine> Group<M> {
                 .map(|(&id, matched)| (NodeId(id), matched.map(|id| id.index())))
                 .collect(),
             lag: self.lag(),
-            recovered: self.inner.recovered.load(Ordering::Acquire),
+            recovered: self.has_recovered(),
         }
     }
 
@@ -237,7 +242,7 @@ impl<M: Machine> Group<M> {
     pub(crate) async fn recover(&self) -> Result<(), ReadError> {
         let stopped = ReadError::Stopped(self.inner.id);
         let confirmed = async {
-            while !self.inner.recovered.load(Ordering::Acquire) {
+            while !self.has_recovered() {
                 match self.read_following(RECOVERY_PATIENCE, |_| ()).await {
                     Ok(()) => self.inner.recovered.store(true, Ordering::Release),
                     Err(ReadError::Stopped(_)) => return Err(stopped.clone()),
