@@ -5,6 +5,10 @@
 //! snapshot: `log_bytes_kept`, so that a follower which lags a little is served from the log; and what a
 //! follower needs that is being sent an older snapshot or follows in the log, unless the log grows to
 //! [`LOG_OUTGROWN`] times what makes a snapshot due: then such a follower starts over with a newer one.
+//!
+//! Replicas apply the same bytes, so left alone they would all make their snapshots at once, and a write would find
+//! no majority of idle disks. So a replica's first snapshot after its start comes early, by its place among the
+//! voters, and those that follow keep that distance.
 
 use crate::config::RaftConfig;
 use crate::group::stop_reason;
@@ -68,15 +72,16 @@ impl<M: Machine> Compactor<M> {
     /// Runs until the group stops.
     pub(crate) async fn run(self) {
         let mut applied = self.shared.applied();
-        let mut covered_bytes = 0;
+        let (mut covered_bytes, mut first) = (0, true);
         // The first look comes unasked: what was replayed at start may be a snapshot's worth already.
         loop {
             let applied_bytes = self.shared.applied_bytes();
-            if applied_bytes - covered_bytes >= self.due_bytes() {
+            let due_bytes = if first { self.first_due_bytes() } else { self.due_bytes() };
+            if applied_bytes - covered_bytes >= due_bytes {
                 if !self.snapshot().await {
                     return;
                 }
-                covered_bytes = applied_bytes;
+                (covered_bytes, first) = (applied_bytes, false);
             }
             if !self.purge().await {
                 return;
@@ -93,7 +98,20 @@ impl<M: Machine> Compactor<M> {
 
     fn due_bytes(&self) -> u64 {
         let last = self.snapshots.current().map_or(0, |snapshot| snapshot.bytes);
-        self.config.snapshot_log_bytes_min.max(last / 2)
+        self.config.snapshot_log_bytes_min.max(last / 3)
+    }
+
+    /// A share of what is due later, by this replica's place among the voters; whoever is none waits for all of it.
+    fn first_due_bytes(&self) -> u64 {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
+        let place = voters.iter().filter(|&&voter| voter <= metrics.id).count() as u64;
+        if voters.contains(&metrics.id) {
+            self.due_bytes() * place / voters.len() as u64
+        } else {
+            self.due_bytes()
+        }
     }
 
     /// Makes a snapshot and waits for it; `false` once the group has stopped.

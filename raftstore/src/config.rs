@@ -7,11 +7,11 @@ use std::time::Duration;
 /// Timing and bounds of every group on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RaftConfig {
-    /// How often a leader shows itself to idle followers, in milliseconds (150). Raise it with hundreds of
+    /// How often a leader shows itself to idle followers, in milliseconds (200). Raise it with hundreds of
     /// groups on a node: an idle group costs one message a follower each time.
     pub heartbeat_interval_ms: u64,
     /// The shortest time without a leader before a follower stands for election, in milliseconds (450). At
-    /// least three heartbeats; lower finds a dead leader sooner and suspects a slow one more often.
+    /// least two heartbeats, beside the lease below; lower finds a dead leader sooner and suspects a slow one more often.
     pub election_timeout_ms_min: u64,
     /// The longest such time, in milliseconds (750). The wider the span, the rarer are split votes. Also
     /// the leader's lease: nobody votes for another before it has run out, so writes go on after the death of a
@@ -31,13 +31,14 @@ pub struct RaftConfig {
     pub proposals_waiting_max: usize,
     /// The most reads of one group that wait for the leader to be confirmed (16,384).
     pub reads_waiting_max: usize,
-    /// A snapshot is made once the log's unpurged entries take this many bytes (64 MiB), or half of the last
+    /// A snapshot is made once the log's unpurged entries take this many bytes (64 MiB), or a third of the last
     /// snapshot's size where that is more. Raise it to write less, lower it to restart sooner.
     pub snapshot_log_bytes_min: u64,
     /// How many bytes of log are kept behind a snapshot for followers that lag a little (16 MiB), so that they
     /// need not be sent the snapshot.
     pub log_bytes_kept: u64,
-    /// The pace of a snapshot, in bytes a second (128 MiB): the rest of the disk stays with the log.
+    /// The pace of a snapshot under heavy writing, in bytes a second (256 MiB): the rest of the disk stays with the
+    /// log. A quarter of it as long as the log grows slowly.
     pub snapshot_bytes_per_second_max: u64,
     /// The longest time for a received snapshot to be installed, in milliseconds (600,000).
     pub snapshot_install_timeout_ms: u64,
@@ -46,7 +47,7 @@ pub struct RaftConfig {
 impl Default for RaftConfig {
     fn default() -> Self {
         Self {
-            heartbeat_interval_ms: 150,
+            heartbeat_interval_ms: 200,
             election_timeout_ms_min: 450,
             election_timeout_ms_max: 750,
             entry_commands_max: 1_024,
@@ -57,7 +58,7 @@ impl Default for RaftConfig {
             reads_waiting_max: 16_384,
             snapshot_log_bytes_min: 64 << 20,
             log_bytes_kept: 16 << 20,
-            snapshot_bytes_per_second_max: 128 << 20,
+            snapshot_bytes_per_second_max: 256 << 20,
             snapshot_install_timeout_ms: 600_000,
         }
     }
@@ -85,9 +86,9 @@ impl RaftConfig {
         if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return refuse(format!("{field} must be at least 1"));
         }
-        if self.election_timeout_ms_min < 3 * self.heartbeat_interval_ms {
+        if self.election_timeout_ms_min < 2 * self.heartbeat_interval_ms {
             return refuse(format!(
-                "election_timeout_ms_min must be at least 3 heartbeats of {} ms, not {}",
+                "election_timeout_ms_min must be at least 2 heartbeats of {} ms, not {}",
                 self.heartbeat_interval_ms, self.election_timeout_ms_min
             ));
         }

@@ -361,16 +361,13 @@ pub(crate) async fn stop_reason<S>(raft: &openraft::Raft<TypeConfig, S>) -> Opti
 where
     S: RaftStateMachine<TypeConfig>,
 {
-    let mut metrics = raft.metrics();
-    loop {
-        match &metrics.borrow_and_update().running_state {
-            Ok(()) => {}
-            Err(openraft::errors::Fatal::Stopped) => return None,
-            Err(fatal) => return Some(fatal.to_string()),
-        }
-        if metrics.changed().await.is_err() {
-            return None;
-        }
+    // Who waits on `metrics` wakes at every tick. The server's change with its role alone, and end with the core,
+    // after the reason was noted.
+    let mut role = raft.server_metrics();
+    while role.changed().await.is_ok() {}
+    match &raft.metrics().borrow_watched().running_state {
+        Ok(()) | Err(openraft::errors::Fatal::Stopped) => None,
+        Err(fatal) => Some(fatal.to_string()),
     }
 }
 

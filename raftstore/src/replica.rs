@@ -32,6 +32,9 @@ const COPY_LAST_BYTES: u64 = 256 << 10;
 /// under one long hold of the lock instead of never.
 const COPY_ROUNDS_MAX: u64 = 4;
 
+/// A copy is calm as long as the log has grown by no more than this part of what was copied.
+const CALM_LOG_SHARE: u64 = 6;
+
 /// Makes an empty machine; called at start and for each snapshot that is taken in.
 pub(crate) type Factory<M> = Arc<dyn Fn() -> M + Send + Sync>;
 
@@ -250,12 +253,20 @@ impl<M: Machine> Builder<M> {
         }
     }
 
+    /// Bytes to copy in a second: a quarter of what is allowed, which leaves the disk to the log; all of it where the
+    /// log grows so fast that a calm copy would end with a log too long.
+    fn pace(&self, copied: u64, applied_meanwhile: u64) -> f64 {
+        let calm = applied_meanwhile.saturating_mul(CALM_LOG_SHARE) <= copied;
+        self.bytes_per_second_max as f64 * if calm { 0.25 } else { 1.0 }
+    }
+
     async fn build(&mut self) -> io::Result<OpenraftSnapshot> {
         let started = tokio::time::Instant::now();
         let mut writer = self.snapshots.create().await?;
         let copy = self.shared.lock_write().machine.copy_begin();
         let _ends = CopyGuard { shared: &self.shared, copy };
         let (mut copied, mut began_with) = (0_u64, None);
+        let applied_before = self.shared.applied_bytes();
         let meta = loop {
             let outrun = began_with.is_some_and(|bytes: u64| copied > bytes.saturating_mul(COPY_ROUNDS_MAX));
             let step = self.step(copy, outrun);
@@ -267,7 +278,8 @@ impl<M: Machine> Builder<M> {
             if let Some(meta) = step.end {
                 break meta;
             }
-            let due = Duration::from_secs_f64(copied as f64 / self.bytes_per_second_max as f64);
+            let pace = self.pace(copied, self.shared.applied_bytes() - applied_before);
+            let due = Duration::from_secs_f64(copied as f64 / pace);
             tokio::time::sleep_until(started + due).await;
         };
         let snapshot = writer.finish(meta.clone()).await?;

@@ -1,15 +1,17 @@
 //! The log writer: one for a node, the only one that writes the log.
 //!
 //! It takes everything that waits, puts it into one record, syncs once, and then tells everyone. Between two
-//! records it keeps house: it levels the tails in memory and has others do the rest, beside its own work: remove
-//! segments that hold nothing any more, empty old ones (see [`super::carry`]), remove old snapshots' tables, sync
-//! the mark. The first error of any of them is its last act.
+//! records it keeps house: it levels the tails in memory and has others do the rest, beside its own work: make the
+//! next segment's table before it is needed and close the last one's, remove segments that hold nothing any more,
+//! empty old ones (see [`super::carry`]), remove old snapshots' tables, sync the mark. The first error of any of
+//! them is its last act.
 //!
 //! Crash points. A record counts once it is whole, so a crash before or during its sync leaves it or leaves it
 //! not; nobody was told. The mark is written after the sync, so it never names a record that is not durable. A
 //! segment is removed after the record that made it superfluous (a purge, a carry, and in any case the
 //! checkpoint that begins a later segment) was synced; a crash in between leaves a segment too many, which
-//! recovery reads like any other. Segments go oldest first, so what remains has no gap.
+//! recovery reads like any other. Segments go oldest first, so what remains has no gap. A table that was made in
+//! advance and never written to is an empty segment to recovery, and the first to go.
 
 use super::carry::carry;
 use super::queue::{Done, Item};
@@ -18,21 +20,24 @@ use super::recovery::{LogEnd, Segment};
 use super::segment::segment_name;
 use super::state::Group;
 use super::tail::level_tails;
-use crate::disk::{DiskError, Table, offload};
+use crate::disk::{DiskError, Table, lock, offload};
 use crate::snapshot::Snapshot;
 use crate::storage::{Shared, StorageError, count};
 use crate::types::LogId;
 use proto::GroupId;
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// While records are written, the mark is synced this often.
 const MARK_SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A sync that takes this long is worth a word: every write of the node waits for it.
+const SLOW_SYNC: Duration = Duration::from_millis(100);
 
 /// See the [module](self).
 pub(crate) struct Writer {
@@ -41,10 +46,14 @@ pub(crate) struct Writer {
     /// The table of the last segment, once this writer has begun it. A segment of an earlier start is never
     /// written again.
     active: Option<Arc<dyn Table>>,
+    /// The next segment's table, once it was made in advance: that takes several syncs.
+    spare: Arc<Mutex<Option<Arc<dyn Table>>>>,
     /// Bytes of entries written since the tails were last levelled.
     fresh: usize,
     mark_synced: Instant,
     /// What is done beside the writing, where blocking the log for it would be a pity.
+    making_spare: Chore,
+    retiring: Chore,
     emptying: Chore,
     removing: Chore,
     syncing_mark: Chore,
@@ -114,8 +123,11 @@ impl Writer {
             shared,
             log,
             active: None,
+            spare: Arc::default(),
             fresh: 0,
             mark_synced: Instant::now(),
+            making_spare: Chore::default(),
+            retiring: Chore::default(),
             emptying: Chore::default(),
             removing: Chore::default(),
             syncing_mark: Chore::default(),
@@ -139,10 +151,14 @@ impl Writer {
             self.write(batch).await?;
             self.keep_house();
         }
-        for chore in [&mut self.emptying, &mut self.removing, &mut self.syncing_mark] {
+        let chores = [&mut self.making_spare, &mut self.retiring, &mut self.emptying, &mut self.removing];
+        for chore in chores.into_iter().chain([&mut self.syncing_mark]) {
             chore.end().await;
         }
         self.shared.alive()?;
+        if lock(&self.spare).take().is_some() {
+            self.shared.disk.remove(&segment_name(self.next_segment()))?;
+        }
         // What goes wrong with the mark alone harms nothing that was acknowledged, but says that the disk is ill.
         if self.active.is_some() {
             self.shared.disk.sync_mark()?;
@@ -197,7 +213,7 @@ impl Writer {
 
     async fn write_record(&mut self, items: &[Item]) -> Result<(), StorageError> {
         let mut record = RecordWriter::default();
-        let table = self.table(&mut record)?;
+        let table = self.table(&mut record).await?;
         items.iter().for_each(|item| record.push(item.group.id, &item.operation));
         let sequence = self.log.sequence + 1;
         let mut bytes = 0;
@@ -207,8 +223,11 @@ impl Writer {
         }
         let started = Instant::now();
         table.sync().await?;
-        let counters = &self.shared.counters;
-        counters.synced(started.elapsed());
+        let (counters, took) = (&self.shared.counters, started.elapsed());
+        counters.synced(took);
+        if took >= SLOW_SYNC {
+            tracing::warn!(ms = took.as_millis(), bytes, "disk is slow: a sync of the log took long");
+        }
         count(&counters.records, 1);
         count(&counters.bytes_written, bytes);
         self.log.sequence = sequence;
@@ -220,18 +239,23 @@ impl Writer {
     }
 
     /// The table to write to. Where it is new, its first operations are put into the record.
-    fn table(&mut self, record: &mut RecordWriter) -> Result<Arc<dyn Table>, StorageError> {
-        let last = self.log.segments.back().copied().unwrap_or(Segment { number: 0, bytes: 0 });
-        if let Some(table) = &self.active
-            && last.bytes < self.shared.config.segment_bytes
+    async fn table(&mut self, record: &mut RecordWriter) -> Result<Arc<dyn Table>, StorageError> {
+        if let (Some(table), Some(segment)) = (&self.active, self.log.segments.back())
+            && segment.bytes < self.shared.config.segment_bytes
         {
             return Ok(Arc::clone(table));
         }
-        let number = last.number + 1;
-        if self.active.take().is_some() {
-            self.shared.disk.sync_mark()?;
+        if let Some(full) = self.active.take() {
+            self.retire(full).await;
         }
-        let table = self.shared.disk.create(&segment_name(number))?;
+        let number = self.next_segment();
+        self.making_spare.end().await;
+        self.shared.alive()?;
+        let spare = lock(&self.spare).take();
+        let table = match spare {
+            Some(spare) => spare,
+            None => self.shared.disk.create(&segment_name(number))?,
+        };
         self.log.segments.push_back(Segment { number, bytes: 0 });
         self.active = Some(Arc::clone(&table));
         record.push(GroupId(0), &Operation::Begin(number));
@@ -242,6 +266,35 @@ impl Writer {
             }
         }
         Ok(table)
+    }
+
+    fn next_segment(&self) -> u64 {
+        self.log.segments.back().map_or(0, |segment| segment.number) + 1
+    }
+
+    /// Closes a full segment's table, which syncs it once more, and makes durable that it was full.
+    async fn retire(&mut self, full: Arc<dyn Table>) {
+        self.retiring.end().await;
+        let disk = Arc::clone(&self.shared.disk);
+        self.retiring.start(&self.shared, async move {
+            drop(full);
+            Ok(disk.sync_mark()?)
+        });
+    }
+
+    /// Has the next segment's table made while the active one is filling.
+    fn make_spare(&mut self) {
+        let Some(active) = self.log.segments.back().filter(|_| self.active.is_some()) else { return };
+        let half_full = active.bytes >= self.shared.config.segment_bytes / 2;
+        if !half_full || !self.making_spare.is_idle() || lock(&self.spare).is_some() {
+            return;
+        }
+        let (disk, spare) = (Arc::clone(&self.shared.disk), Arc::clone(&self.spare));
+        let name = segment_name(self.next_segment());
+        self.making_spare.start(&self.shared, async move {
+            *lock(&spare) = Some(disk.create(&name)?);
+            Ok(())
+        });
     }
 
     /// The record is durable: notes what it changed, then tells who waits.
@@ -283,6 +336,7 @@ impl Writer {
             let tails = level_tails(groups.iter(), self.shared.config.tail_bytes_max);
             self.shared.counters.tail_bytes.store(tails as u64, Ordering::Relaxed);
         }
+        self.make_spare();
         if self.active.is_some() {
             self.remove_segments();
             self.empty_oldest();

@@ -27,9 +27,9 @@ fn segments_follow_each_other() {
         for index in 0..100 {
             append_synced(&mut log, vec![entry(1, index, 1_000)]).await;
         }
-        assert_eq!(segments(&disk).len(), 10);
         assert_eq!(all(&log).await, entries(1, 0..100, 1_000));
         storage.close().await.unwrap();
+        assert_eq!(segments(&disk).len(), 10);
         let storage = open(&disk, config()).await.unwrap();
         assert_eq!(all(&storage.log(G1)).await, entries(1, 0..100, 1_000));
     });
