@@ -10,11 +10,22 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 flotilla=${FLOTILLA:-$root/target/release/flotilla}
-dir=${DIR:-$root/.flotilla/three-nodes}
+dir=$(realpath -m "${DIR:-$root/.flotilla/three-nodes}")
 members=1=127.0.0.1:7201/127.0.0.1:7101,2=127.0.0.1:7202/127.0.0.1:7102,3=127.0.0.1:7203/127.0.0.1:7103
 
 pid() { cat "$dir/n$1.pid" 2>/dev/null || true; }
-runs() { [ -n "$(pid "$1")" ] && kill -0 "$(pid "$1")" 2>/dev/null; }
+
+# Whether node $1's process is there. A pid file may outlive its process, and the number go to somebody else's: the
+# command line has to hold `--data` and this node's directory.
+runs() {
+    local pid arguments i
+    pid=$(pid "$1")
+    [[ $pid =~ ^[0-9]+$ ]] && mapfile -d '' -t arguments 2>/dev/null <"/proc/$pid/cmdline" || return 1
+    for ((i = 1; i < ${#arguments[@]}; i++)); do
+        [ "${arguments[i - 1]}" = --data ] && [ "${arguments[i]}" = "$dir/n$1" ] && return
+    done
+    return 1
+}
 
 start() {
     mkdir -p "$dir"
@@ -27,7 +38,7 @@ start() {
     for n in 1 2 3; do
         for _ in $(seq 300); do
             curl -sf -m 2 -o /dev/null "http://127.0.0.1:710$n/readyz" && continue 2
-            runs "$n" || { echo "node $n ended; the end of its log:" >&2; tail -n 5 "$dir/n$n.log" >&2; exit 1; }
+            kill -0 "$(pid "$n")" 2>/dev/null || { echo "node $n ended; the end of its log:" >&2; tail -n 5 "$dir/n$n.log" >&2; exit 1; }
             sleep 0.1
         done
         echo "node $n is not ready after 30 s; see $dir/n$n.log" >&2
@@ -44,11 +55,29 @@ leader() {
     exit 1
 }
 
+kill_node() {
+    runs "$1" || { echo "node $1 does not run" >&2; exit 1; }
+    kill -KILL "$(pid "$1")"
+    rm -f "$dir/n$1.pid"
+    echo "node $1 is dead"
+}
+
+stop() {
+    for n in 1 2 3; do if runs "$n"; then kill -TERM "$(pid "$n")"; fi; done
+    for n in 1 2 3; do
+        for _ in $(seq 300); do
+            runs "$n" || { rm -f "$dir/n$n.pid"; continue 2; }
+            sleep 0.1
+        done
+        echo "node $n still runs 30 s after SIGTERM; see $dir/n$n.log" >&2
+        exit 1
+    done
+}
+
 case ${1:-} in
 start) start ;;
 leader) leader ;;
-kill) kill -KILL "$(pid "${2:?which node}")" && echo "node $2 is dead" ;;
-stop) for n in 1 2 3; do if runs "$n"; then kill -TERM "$(pid "$n")"; fi; done
-    for n in 1 2 3; do while runs "$n"; do sleep 0.1; done; done ;;
-*) sed -n '2,10p' "$0" && exit 2 ;;
+kill) kill_node "${2:?which node}" ;;
+stop) stop ;;
+*) sed -n '2,9p' "$0" && exit 2 ;;
 esac

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 /// Measures a running cluster.
 #[derive(Parser)]
 struct Args {
-    /// Where the nodes answer HTTP.
-    #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103")]
+    /// Where the nodes answer HTTP, as host:port or http://host:port.
+    #[arg(long, value_delimiter = ',', value_parser = address, default_value = "127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103")]
     nodes: Vec<String>,
     /// The servers' processes, for their CPU time.
     #[arg(long, value_delimiter = ',')]
@@ -27,16 +27,16 @@ struct Args {
     #[arg(long, value_enum, value_delimiter = ',', default_value = "put,get")]
     workloads: Vec<Workload>,
     /// How many operations to keep in flight.
-    #[arg(long, value_delimiter = ',', default_value = "1,64,256")]
-    in_flight: Vec<usize>,
+    #[arg(long, value_delimiter = ',', default_value = "1,64,256", value_parser = clap::value_parser!(u32).range(1..))]
+    in_flight: Vec<u32>,
     /// How long to measure each, in seconds, after a fifth of it unmeasured.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
     /// The values' size in bytes.
     #[arg(long, default_value_t = 256)]
     value_bytes: usize,
     /// How many keys there are; operations pick among them uniformly.
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     keys: u64,
     /// Writes every key once, in order, and measures nothing.
     #[arg(long)]
@@ -59,20 +59,44 @@ struct Spent {
     log_bytes: u64,
 }
 
+impl Spent {
+    /// What was spent since `before`; an error where a counter went back, as it does with a new process.
+    fn since(self, before: Self) -> Result<Self> {
+        let spent = || {
+            Some(Self {
+                cpu: self.cpu.checked_sub(before.cpu)?,
+                syncs: self.syncs.checked_sub(before.syncs)?,
+                log_bytes: self.log_bytes.checked_sub(before.log_bytes)?,
+            })
+        };
+        spent().context("a server was restarted while it was measured: its counters went back")
+    }
+}
+
 fn main() -> Result<()> {
     let args = Args::parse();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(&args))
 }
 
+/// `host:port` from `host:port` or `http://host:port`.
+fn address(node: &str) -> Result<String> {
+    let bare = node.trim().strip_prefix("http://").unwrap_or(node.trim()).trim_end_matches('/');
+    let port = bare.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
+    port.and_then(|port| port.parse::<u16>().ok()).context("expected host:port or http://host:port")?;
+    Ok(bare.to_owned())
+}
+
 async fn run(args: &Args) -> Result<()> {
-    let client = Client::connect(args.nodes.iter().map(|node| format!("http://{node}"))).await?;
+    let client = Client::connect(args.nodes.iter().map(String::as_str)).await?;
+    // The servers' own numbers: nothing stands between them and us.
+    let http = reqwest::Client::builder().no_proxy().build()?;
     if args.fill {
         return fill(&client, args).await;
     }
     say("workload  in flight      ops/s   p50 ms   p99 ms   max ms  server µs/op  syncs/op  log bytes/op")?;
     for &workload in &args.workloads {
         for &in_flight in &args.in_flight {
-            measure(&client, args, workload, in_flight).await?;
+            measure(&client, &http, args, workload, in_flight).await?;
         }
     }
     Ok(())
@@ -117,14 +141,20 @@ fn value(random: &mut StdRng, bytes: usize) -> Vec<u8> {
     value
 }
 
-async fn measure(client: &Client, args: &Args, workload: Workload, in_flight: usize) -> Result<()> {
+async fn measure(
+    client: &Client,
+    http: &reqwest::Client,
+    args: &Args,
+    workload: Workload,
+    in_flight: u32,
+) -> Result<()> {
     let warm_until = Instant::now() + Duration::from_secs(args.seconds) / 5;
     let until = warm_until + Duration::from_secs(args.seconds);
     let mut tasks = JoinSet::new();
     for worker in 0..in_flight {
         let (client, keys, bytes) = (client.clone(), args.keys, args.value_bytes);
         tasks.spawn(async move {
-            let mut random = StdRng::seed_from_u64(worker as u64);
+            let mut random = StdRng::seed_from_u64(worker.into());
             let mut latencies = Histogram::<u64>::new(3)?;
             while Instant::now() < until {
                 let key = key(random.random_range(0..keys));
@@ -134,7 +164,9 @@ async fn measure(client: &Client, args: &Args, workload: Workload, in_flight: us
                         client.put(key, value(&mut random, bytes)).await?;
                     }
                     Workload::Get => {
-                        client.get(key).await?;
+                        let value = client.get(&key).await?;
+                        value
+                            .with_context(|| format!("no key {key}: write all of them with --fill first"))?;
                     }
                 }
                 if began >= warm_until {
@@ -145,9 +177,9 @@ async fn measure(client: &Client, args: &Args, workload: Workload, in_flight: us
         });
     }
     tokio::time::sleep_until(warm_until).await;
-    let before = spent(args).await?;
+    let before = spent(http, args).await?;
     tokio::time::sleep_until(until).await;
-    let after = spent(args).await?;
+    let after = spent(http, args).await?;
     let mut all = Histogram::<u64>::new(3)?;
     while let Some(done) = tasks.join_next().await {
         all.add(done??)?;
@@ -158,20 +190,21 @@ async fn measure(client: &Client, args: &Args, workload: Workload, in_flight: us
     for quantile in [0.5, 0.99, 1.0] {
         write!(row, "  {:>7.2}", millis(all.value_at_quantile(quantile)))?;
     }
-    let cpu = (after.cpu - before.cpu).as_micros() as f64 / operations;
-    let syncs = (after.syncs - before.syncs) as f64 / operations;
-    let bytes = (after.log_bytes - before.log_bytes) as f64 / operations;
+    let spent = after.since(before)?;
+    let cpu = spent.cpu.as_micros() as f64 / operations;
+    let syncs = spent.syncs as f64 / operations;
+    let bytes = spent.log_bytes as f64 / operations;
     write!(row, "  {cpu:>12.1}  {syncs:>8.3}  {bytes:>12.0}")?;
     say(&row)
 }
 
-async fn spent(args: &Args) -> Result<Spent> {
+async fn spent(http: &reqwest::Client, args: &Args) -> Result<Spent> {
     let mut spent = Spent::default();
     for &pid in &args.pids {
         spent.cpu += cpu_time(pid)?;
     }
     for node in &args.nodes {
-        let page = reqwest::get(format!("http://{node}/metrics")).await?.text().await?;
+        let page = http.get(format!("http://{node}/metrics")).send().await?.text().await?;
         spent.syncs += metric(&page, "flotilla_log_syncs_total")?;
         spent.log_bytes += metric(&page, "flotilla_log_bytes_total")?;
     }
@@ -195,4 +228,27 @@ fn cpu_time(pid: u32) -> Result<Duration> {
         bail!("process {pid} has no times")
     };
     Ok(Duration::from_millis(10 * (user.parse::<u64>()? + system.parse::<u64>()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nodes may be given as they are shown; what would measure nothing is refused.
+    #[test]
+    fn arguments() {
+        let args = Args::try_parse_from(["bench", "--nodes", "http://a:1/,b:2"]).expect("good nodes");
+        assert_eq!(args.nodes, ["a:1", "b:2"]);
+        for bad in ["--nodes=a", "--nodes=https://a:1/x", "--keys=0", "--seconds=0", "--in-flight=0"] {
+            assert!(Args::try_parse_from(["bench", bad]).is_err(), "{bad}");
+        }
+    }
+
+    /// Counters that went back are an error that says why, no panic.
+    #[test]
+    fn restarts_are_told() {
+        let before = Spent { cpu: Duration::from_millis(20), syncs: 7, log_bytes: 70 };
+        assert_eq!(before.since(Spent::default()).expect("counters grew").syncs, 7);
+        assert!(Spent { syncs: 6, ..before }.since(before).is_err());
+    }
 }

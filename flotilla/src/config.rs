@@ -46,7 +46,7 @@ pub(crate) struct Config {
     pub(crate) http_listen: String,
     /// Allows listening beyond loopback without encryption and without any check of who asks.
     pub(crate) insecure: bool,
-    /// How many data groups the cluster is born with; later changes of this number are ignored.
+    /// How many data groups the cluster is born with; a data directory refuses another number later.
     pub(crate) groups: u32,
     /// How many shards keys are spread over; fixed when the cluster is born.
     pub(crate) shards: u32,

@@ -10,6 +10,7 @@ mod import;
 mod progress;
 mod single;
 
+use crate::arguments::{NODES_DEFAULT, nodes_help, parse_time};
 use crate::output::OutputFormat;
 use clap::{Args, Subcommand};
 use client::Client;
@@ -19,23 +20,20 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Where a cluster of `flotilla dev` listens.
-const NODES_DEFAULT: &str = "127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103";
-
 const EXIT_CODES: &str = "Exit codes:
   0  done
   1  failed, without effect (or, for import and export, incomplete)
   2  the command line is wrong
   3  the key does not exist
   4  the key is at another version
-  5  a write may or may not have happened: read before trying again";
+  5  a write may or may not have happened: read before trying again
+  130  an export was interrupted";
 
 /// Read and write keys.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct KvArgs {
-    /// Nodes to ask first, as host:port or http://host:port, separated by commas [env: FLOTILLA_NODES] [default: 127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103]
-    #[arg(long, global = true, value_name = "URL,URL")]
+    #[arg(long, global = true, value_name = "URL,URL", help = nodes_help())]
     pub(crate) nodes: Option<String>,
     /// What results look like
     #[arg(long, global = true, value_enum, default_value_t)]
@@ -122,7 +120,7 @@ enum Command {
     /// Write keys and values to a file
     #[command(long_about = export::ABOUT, after_help = EXIT_CODES)]
     Export {
-        /// The file; replaced only when the export is complete
+        /// The file, replaced only when the export is complete; - for standard output
         file: PathBuf,
         /// Only keys that start so
         #[arg(long, default_value = "")]
@@ -159,7 +157,7 @@ async fn carry_out(args: KvArgs) -> Result<(), Failure> {
             single::scan(&client, output, range, limit, keys_only).await
         }
         Command::Import { file, format, concurrency } => {
-            import::run(&client, output, file, format, concurrency.into()).await
+            import::run(&client, output, &file, format, concurrency.into()).await
         }
         Command::Export { file, prefix, format } => {
             export::run(&client, output, &file, &bytes(prefix), format).await
@@ -170,18 +168,6 @@ async fn carry_out(args: KvArgs) -> Result<(), Failure> {
 /// An argument's bytes as they were typed, UTF-8 or not.
 fn bytes(argument: OsString) -> Vec<u8> {
     argument.into_encoded_bytes()
-}
-
-fn parse_time(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| format!("expected a number with ms, s or m: {text}"))?;
-    match unit {
-        "ms" => Ok(Duration::from_millis(number)),
-        "" | "s" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
-        _ => Err(format!("expected ms, s or m after the number: {unit}")),
-    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ pub(crate) fn start(filter: Option<&str>, default: &str) -> Result<(), Error> {
     tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr)
+        // Those go to stderr with eprintln!, which panics once nobody reads there.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .try_init()
         .map_err(|error| Error::Failed(format!("cannot start the log: {error}")))

@@ -2,6 +2,7 @@
 //! environment, the runtime and the exit code; each command lives in its own module and gets what it needs handed
 //! in.
 
+mod arguments;
 mod config;
 mod dev;
 mod error;

@@ -3,6 +3,7 @@
 
 mod summary;
 
+use crate::arguments::{NODES_DEFAULT, nodes_help, parse_time};
 use crate::error::Error;
 use crate::output::OutputFormat;
 use crate::terminal::say;
@@ -16,8 +17,8 @@ use std::time::Duration;
 use summary::Summary;
 use tokio::task::JoinSet;
 
-/// The nodes of `flotilla dev`.
-const NODES_DEFAULT: &str = "127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103";
+/// The longest time that `--timeout` gives each node.
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// The most nodes that are asked.
 const NODES_MAX: usize = 1 << 10;
@@ -36,16 +37,20 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 Exit codes: 0 every group has a leader, 1 a group has none or nobody answered, 2 wrong command line.")]
 pub(crate) struct StatusArgs {
-    /// Nodes to ask first, as host:port or http://host:port, separated by commas
-    /// [env: FLOTILLA_NODES] [default: 127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103]
-    #[arg(long, value_name = "URL,URL")]
+    #[arg(long, value_name = "URL,URL", help = nodes_help())]
     pub(crate) nodes: Option<String>,
     /// What the answer looks like.
     #[arg(long, value_enum, default_value_t)]
     output: OutputFormat,
-    /// How long to wait for each node, in milliseconds.
-    #[arg(long, value_name = "MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
-    timeout: u64,
+    /// How long to wait for each node: 500ms, 2s; at most 1m
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_timeout)]
+    timeout: Duration,
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = parse_time(text)?;
+    let fits = !timeout.is_zero() && timeout <= TIMEOUT_MAX;
+    if fits { Ok(timeout) } else { Err(format!("must be above 0 and at most 1m: {text}")) }
 }
 
 /// One node's answer, or why there is none.
@@ -62,7 +67,7 @@ struct Report {
 pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, Error> {
     let seeds = addresses(args.nodes.as_deref().unwrap_or(NODES_DEFAULT))?;
     let http = reqwest::Client::builder()
-        .timeout(Duration::from_millis(args.timeout))
+        .timeout(args.timeout)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .build()
@@ -182,6 +187,16 @@ fn all_unreachable(reports: &[Report]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A time without a unit means seconds, so that milliseconds of old are refused rather than awaited.
+    #[test]
+    fn timeouts_are_bounded() {
+        assert_eq!(parse_timeout("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_timeout("1m"), Ok(TIMEOUT_MAX));
+        for bad in ["0", "0ms", "61s", "2000"] {
+            parse_timeout(bad).expect_err(bad);
+        }
+    }
 
     /// Nodes are given as addresses or plain URLs; anything else is refused by name.
     #[test]

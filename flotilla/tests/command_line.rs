@@ -1,6 +1,7 @@
 //! What the binary says about itself, without any cluster. That this package has an integration test also makes
 //! `cargo test` build the binary that the package `tests` starts.
 
+use std::net::TcpListener;
 use std::process::{Command, Output};
 
 fn flotilla(args: &[&str]) -> Output {
@@ -42,4 +43,22 @@ fn sample_is_taken_back() {
     let stderr = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("node must be at least 1"), "{stderr}");
+}
+
+/// A log that nobody reads any more changes nothing: the exit code still tells.
+#[test]
+fn closed_stderr_is_survived() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    // The log says something before the node finds its port taken.
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("a bound address").to_string();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = Command::new(env!("CARGO_BIN_EXE_flotilla"))
+        .args(["server", "--peer-listen", &address, "--http-listen", &address, "--data"])
+        .arg(data.path())
+        .stderr(writer)
+        .status()
+        .expect("the binary can be started");
+    assert_eq!(status.code(), Some(1));
 }

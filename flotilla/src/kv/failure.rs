@@ -1,5 +1,6 @@
 //! How a `kv` command ends when it does not succeed: what to say and which code to exit with.
 
+use crate::error::Error;
 use crate::output::is_closed_pipe;
 use std::io;
 use std::process::ExitCode;
@@ -22,6 +23,9 @@ pub(crate) enum Failure {
     /// A write may have happened.
     #[error("{0}")]
     Unknown(String),
+    /// A signal ended it; the message says what is left behind.
+    #[error("{0}")]
+    Interrupted(String),
     /// Nobody reads the output any more.
     #[error("output was closed")]
     ClosedPipe,
@@ -37,7 +41,17 @@ impl Failure {
             Self::NotFound => 3,
             Self::VersionMismatch(_) => 4,
             Self::Unknown(_) => 5,
+            Self::Interrupted(_) => 130,
         })
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Usage(message) => Self::Usage(message),
+            Error::Failed(message) => Self::Failed(message),
+        }
     }
 }
 

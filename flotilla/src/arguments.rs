@@ -1,0 +1,42 @@
+//! What several commands take on the command line: which nodes to ask, and times.
+
+use std::time::Duration;
+
+/// Where a cluster of `flotilla dev` listens.
+pub(crate) const NODES_DEFAULT: &str = "127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103";
+
+/// The help of `--nodes`.
+pub(crate) fn nodes_help() -> String {
+    format!(
+        "Nodes to ask first, as host:port or http://host:port, separated by commas [env: FLOTILLA_NODES] [default: {NODES_DEFAULT}]"
+    )
+}
+
+/// A time such as `500ms`, `10s` or `2m`; seconds where no unit is said.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| format!("expected a number with ms, s or m: {text}"))?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "" | "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        _ => Err(format!("expected ms, s or m after the number: {unit}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every unit means what it says, and what is no time is refused.
+    #[test]
+    fn times_parse() {
+        for (text, ms) in [("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("3", 3_000)] {
+            assert_eq!(parse_time(text), Ok(Duration::from_millis(ms)));
+        }
+        for bad in ["", "ms", "fast", "1h", "1.5s", "-1s"] {
+            parse_time(bad).expect_err(bad);
+        }
+    }
+}
