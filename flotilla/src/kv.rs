@@ -38,7 +38,7 @@ pub(crate) struct KvArgs {
     /// What results look like
     #[arg(long, global = true, value_enum, default_value_t)]
     output: OutputFormat,
-    /// How long one call may take, retries included: 500ms, 10s, 2m; at most 10m
+    /// How long one call may take, retries included: 500ms, 10s, 2m; at most 5m
     #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     timeout: Duration,
     #[command(subcommand)]

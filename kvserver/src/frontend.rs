@@ -17,8 +17,8 @@ use futures_util::future::{BoxFuture, FutureExt};
 use proto::{BatchRequest, Code, Error, Limits, NodeId};
 use raftstore::Address;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -33,6 +33,28 @@ const BATCH_GRACE: Duration = Duration::from_millis(500);
 /// before it is not ready any more.
 const TOUCH_ELECTIONS: u32 = 2;
 
+/// How old a measurement of the disk may be: measuring walks through all its files.
+const DISK_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// The disk's size as it was measured last. May block: who comes while it is measured waits for the result.
+#[derive(Default)]
+struct DiskUsage(Mutex<Option<(Instant, u64)>>);
+
+impl DiskUsage {
+    fn bytes<E>(&self, measure: impl FnOnce() -> Result<u64, E>) -> Result<u64, E> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        match *last {
+            Some((at, bytes)) if now.saturating_duration_since(at) < DISK_AGE_MAX => Ok(bytes),
+            _ => {
+                let bytes = measure()?;
+                *last = Some((now, bytes));
+                Ok(bytes)
+            }
+        }
+    }
+}
+
 /// What the HTTP server asks.
 pub(crate) struct Frontend {
     router: Arc<Router>,
@@ -42,6 +64,7 @@ pub(crate) struct Frontend {
     /// The longest time that a batch may take, whatever it asks for.
     batch_time_max: Duration,
     touch_max: Duration,
+    disk: DiskUsage,
     started: Instant,
 }
 
@@ -55,6 +78,7 @@ impl Frontend {
             members: config.members.clone(),
             batch_time_max: http_time_max.saturating_sub(BATCH_GRACE).max(http_time_max / 2),
             touch_max: Duration::from_millis(config.raft.election_timeout_ms_max) * TOUCH_ELECTIONS,
+            disk: DiskUsage::default(),
             started: Instant::now(),
         }
     }
@@ -117,12 +141,13 @@ impl Service for Frontend {
             tracing::warn!(node = %self.router.host.node(), %why, "{what} is not known and shown as 0");
             0
         };
+        let disk_bytes = self.disk.bytes(|| self.router.host.disk_bytes());
         NodeStatus {
             id: self.router.host.node().0,
             cluster: self.cluster.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_ms: millis(self.started.elapsed()),
-            disk_bytes: self.router.host.disk_bytes().unwrap_or_else(|why| unmeasured("disk_bytes", &why)),
+            disk_bytes: disk_bytes.unwrap_or_else(|why| unmeasured("disk_bytes", &why)),
             memory_rss_bytes: telemetry::resident_bytes()
                 .unwrap_or_else(|why| unmeasured("memory_rss_bytes", &why)),
             groups: self.router.replicas.values().map(group_status).collect(),
@@ -183,5 +208,22 @@ fn group_status(replica: &Replica) -> GroupStatus {
         keys: usage.keys,
         bytes: usage.bytes,
         sessions: usage.sessions,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The disk is measured again once the last measurement is too old, and at once where it failed.
+    #[tokio::test(start_paused = true)]
+    async fn the_disk_is_measured_now_and_then() {
+        let disk = DiskUsage::default();
+        assert_eq!(disk.bytes(|| Err("gone")), Err("gone"));
+        assert_eq!(disk.bytes(|| Ok::<_, ()>(7)), Ok(7));
+        tokio::time::advance(DISK_AGE_MAX - Duration::from_millis(1)).await;
+        assert_eq!(disk.bytes(|| Err("measured again")), Ok(7));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(disk.bytes(|| Ok::<_, ()>(9)), Ok(9));
     }
 }

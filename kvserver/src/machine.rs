@@ -4,9 +4,9 @@
 //! pure: commands come in with their time, answers go out, and every replica that applies the same commands
 //! holds the same state. It must never see a clock, a socket or a setting: whatever its state depends on is a
 //! constant of the format, see [`bounds`](mod@bounds), so that replicas of different configuration cannot
-//! diverge. The front end enforces the configured [`proto::Limits`] before it proposes a command; what an
-//! append *becomes* it can only judge by the value that it sees at that moment, so appends that race may end
-//! up above the configured limit, never above the format's.
+//! diverge. The leader's node enforces the configured [`proto::Limits`] before it proposes a command; what an
+//! append *becomes* it can only judge by what it knows at that moment, so a value may end up above the
+//! configured limit where leaders change, never above the format's.
 //!
 //! ```text
 //!   Command ─▶ time, expiry ─▶ session: new? ─▶ shard: write ─▶ session: keep the outcome ─▶ Answer
@@ -88,11 +88,6 @@ impl KvMachine {
         }
     }
 
-    /// Replicated time: milliseconds since the Unix epoch at the latest command, 0 before the first.
-    pub fn time_ms(&self) -> u64 {
-        self.time_ms
-    }
-
     /// How much it holds, without counting anew.
     pub fn usage(&self) -> Usage {
         self.total
@@ -137,7 +132,7 @@ impl KvMachine {
             Operation::Scan { prefix, after, start, limit, bytes_max } => {
                 let (limit, bytes_max) = (limit as usize, bytes_max as usize);
                 let range = ScanRange { prefix, after, start, limit, bytes_max };
-                match shard_of_prefix(prefix, shards) {
+                match proto::shard_of_prefix(prefix, shards) {
                     Some(shard) => Ok(scan::page(self.shards.get(&shard).into_iter(), &range)),
                     None => Ok(self.scan(&range)),
                 }
@@ -206,6 +201,10 @@ impl Machine for KvMachine {
         Bytes::from(proto::encode(&answer))
     }
 
+    fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
     fn copy_begin(&mut self) -> CopyId {
         self.copies.begin()
     }
@@ -233,10 +232,4 @@ fn shard_entry<'a>(
         copies.mark(id, &Part::Tail, false, true);
         Shard::default()
     })
-}
-
-/// The shard that holds every key with this prefix, where the prefix alone decides it.
-fn shard_of_prefix(prefix: &[u8], shards: u32) -> Option<ShardId> {
-    let decided = proto::hashed_part(prefix).len() < prefix.len();
-    decided.then(|| proto::shard_of(prefix, shards))
 }

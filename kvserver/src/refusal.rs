@@ -7,7 +7,9 @@ use proto::{Code, Error, GroupId, Item, Limits, NodeId, Operation};
 use raftstore::{CallError, ProposeError, ReadError, Refusal};
 use std::time::Duration;
 
-/// Refuses an operation whose parts are of a size that is not taken.
+/// Refuses an operation whose parts are of a size that is not taken. What is configured binds writes that add: a
+/// limit may have been higher once, and what was written then is still to be read and deleted. The machine's format
+/// binds all.
 pub(crate) fn within(limits: &Limits, operation: &Operation<'_>) -> Result<(), Error> {
     let too_large = |code: Code, what: &str, length: usize, most: usize| {
         Err(Error::new(code, format!("{what} is {length} bytes long, limit is {most}")))
@@ -16,7 +18,6 @@ pub(crate) fn within(limits: &Limits, operation: &Operation<'_>) -> Result<(), E
         if limit == 0 {
             return Err(Error::new(Code::BadRequest, "limit of a scan must be at least 1, not 0"));
         }
-        // Bounds need not be keys that could be written today: the limit may have been higher once.
         let longest = [prefix, start, after.unwrap_or_default()].into_iter().map(<[u8]>::len).max();
         return match longest {
             Some(length) if length > KEY_BYTES_MAX => {
@@ -29,8 +30,10 @@ pub(crate) fn within(limits: &Limits, operation: &Operation<'_>) -> Result<(), E
     if key.is_empty() {
         return Err(Error::new(Code::BadRequest, "key is empty"));
     }
-    if key.len() > limits.key_bytes_max {
-        return too_large(Code::KeyTooLarge, "key", key.len(), limits.key_bytes_max);
+    let adds = matches!(operation, Operation::Put { .. } | Operation::Append { .. });
+    let longest = if adds { limits.key_bytes_max } else { KEY_BYTES_MAX };
+    if key.len() > longest {
+        return too_large(Code::KeyTooLarge, "key", key.len(), longest);
     }
     match operation {
         Operation::Put { value, .. } | Operation::Append { value, .. }
@@ -113,6 +116,15 @@ mod tests {
         assert_eq!(code(put(b"abcd", b"")), Err(Code::KeyTooLarge));
         assert_eq!(code(put(b"abc", b"vvv")), Err(Code::ValueTooLarge));
         assert_eq!(code(put(b"", b"v")), Err(Code::BadRequest));
+        let append = |key| Operation::Append { key, value: b"v", expect: Expect::Any };
+        assert_eq!(code(append(b"abcd")), Err(Code::KeyTooLarge));
+        // What was written under a higher limit.
+        let (most, more) = ([b'a'; KEY_BYTES_MAX], [b'a'; KEY_BYTES_MAX + 1]);
+        let delete = |key| Operation::Delete { key, expect: Expect::Any };
+        for (key, expected) in [(&b"abcd"[..], Ok(())), (&most, Ok(())), (&more, Err(Code::KeyTooLarge))] {
+            assert_eq!(code(Operation::Get { key }), expected);
+            assert_eq!(code(delete(key)), expected);
+        }
         assert_eq!(code(Operation::Get { key: b"" }), Err(Code::BadRequest));
         assert_eq!(code(scan(Some(&[b'a'; KEY_BYTES_MAX]), 1)), Ok(()));
         assert_eq!(code(scan(Some(&[b'a'; KEY_BYTES_MAX + 1]), 1)), Err(Code::KeyTooLarge));

@@ -130,18 +130,21 @@ impl Router {
         }
     }
 
-    /// Scans one after the other, as many as one reply has room for: each may bring a page from every group.
+    /// Scans one after the other, as many as there is time and one reply has room for: each may bring a page from
+    /// every group.
     async fn scans(&self, items: &[Item<'_>], at: &[usize], terms: Terms) -> (Vec<Encoded>, Duration) {
-        let mut left = self.payload_bytes_max;
+        let mut bytes_left = self.payload_bytes_max;
         let (mut answers, mut lag) = (Vec::with_capacity(at.len()), Duration::ZERO);
         for &at in at {
-            if left == 0 {
-                answers.push(spent());
-                continue;
-            }
-            let (answer, of) = self.scan(&items[at], terms).await;
-            left = left.saturating_sub(answer.len());
-            lag = lag.max(of);
+            let answer = match turn(bytes_left, terms).await {
+                Err(refused) => refused,
+                Ok(()) => {
+                    let (answer, of) = self.scan(&items[at], terms).await;
+                    lag = lag.max(of);
+                    bytes_left = bytes_left.saturating_sub(answer.len());
+                    answer
+                }
+            };
             answers.push(answer);
         }
         (answers, lag)
@@ -271,6 +274,18 @@ impl Router {
     }
 }
 
+/// Whether one more scan may be made. Lets others run first: a stale one never waits for anything.
+async fn turn(bytes_left: usize, terms: Terms) -> Result<(), Encoded> {
+    if bytes_left == 0 {
+        return Err(spent());
+    }
+    if terms.left().is_zero() {
+        return Err(Encoded::refused(Error::new(Code::Timeout, "deadline passed before the scan was made")));
+    }
+    tokio::task::yield_now().await;
+    Ok(())
+}
+
 fn spent() -> Encoded {
     Encoded::refused(Error::new(Code::Overloaded, "answers of the batch reach their limit: ask again"))
 }
@@ -318,13 +333,33 @@ fn of_group(body: &[u8]) -> Option<(GroupId, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::{ClientId, Expect, Sequence, Stamp};
+    use futures_util::FutureExt;
+    use proto::{ClientId, Expect, Outcome, Sequence, Stamp};
 
     /// A batch for a group names it in front; anything shorter names none.
     #[test]
     fn group_in_front() {
         assert_eq!(of_group(&for_group(GroupId(258), b"x")), Some((GroupId(258), &b"x"[..])));
         assert_eq!(of_group(b"1234567"), None);
+    }
+
+    /// Between scans others have their turn; one that is out of time or room is refused by name and waits for
+    /// nothing.
+    #[tokio::test(start_paused = true)]
+    async fn scans_take_turns() {
+        let deadline = Instant::now() + Duration::from_millis(10);
+        let terms = Terms { deadline, consistency: Consistency::Linearizable, request_id: 7, forward: true };
+        let mut first = std::pin::pin!(turn(1, terms));
+        assert!(futures_util::poll!(first.as_mut()).is_pending());
+        assert_eq!(first.await, Ok(()));
+        let told = |refused: Result<(), Encoded>| {
+            let refused = refused.unwrap_err();
+            let error = refused.answer().unwrap_err();
+            (error.code, error.outcome)
+        };
+        assert_eq!(turn(0, terms).now_or_never().map(told), Some((Code::Overloaded, Outcome::None)));
+        tokio::time::advance(Duration::from_millis(10)).await;
+        assert_eq!(turn(1, terms).now_or_never().map(told), Some((Code::Timeout, Outcome::None)));
     }
 
     fn put(value: &[u8]) -> Item<'_> {

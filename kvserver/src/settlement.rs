@@ -1,5 +1,6 @@
 //! One call of a caller without a session, from its stamps to answers that will not change: what is not settled is
-//! sent again, under the same stamp, until the deadline.
+//! sent again, under the same stamp, until the deadline. Writes beyond what a session may have open wait for their
+//! stamps meanwhile. A write that meets a full queue is answered so at once: sent again, it would fill it further.
 //!
 //! Relies on the route telling of each attempt whether it may have taken effect, and on machines answering a stamp
 //! that they have answered before as they did then. Must never send a write under another stamp once an attempt of
@@ -25,6 +26,8 @@ const RETRY_MAX: Duration = Duration::from_millis(100);
 enum Stamped {
     /// Reads have none.
     Not,
+    /// The front end's own session with this shard is to give one; no attempt so far took effect.
+    Waiting(ShardId),
     /// The front end's own session; open until dropped.
     Own(ShardId, Ticket),
     /// A session of the caller's making that holds this one write.
@@ -35,6 +38,7 @@ impl Stamped {
     fn stamp(&self) -> Option<Stamp> {
         match self {
             Self::Not => None,
+            Self::Waiting(shard) => unreachable!("a write to {shard} that waits for its stamp is not sent"),
             Self::Own(_, ticket) => Some(ticket.stamp()),
             Self::Keyed(stamp) => Some(*stamp),
         }
@@ -81,21 +85,15 @@ pub(crate) async fn settle(
     let (mut settlement, mut pending) = Settlement::begin(stamps, shards, call);
     let (mut lag, mut pause) = (Duration::ZERO, RETRY_MIN);
     while !pending.is_empty() {
-        let items: Vec<Item<'_>> = pending
-            .iter()
-            .map(|open| Item { stamp: open.stamped.stamp(), operation: call.operations[open.at].wire() })
-            .collect();
-        let routed = route.route(&items, terms).await;
-        assert_eq!(routed.answers.len(), pending.len(), "every item is answered");
-        lag = lag.max(routed.lag);
-        let last = terms.left() <= pause;
-        pending = pending
-            .into_iter()
-            .zip(routed.answers)
-            .filter_map(|(open, answer)| settlement.judge(open, &answer, last))
-            .collect();
-        settlement.give_up_reads(&mut pending);
-        if !pending.is_empty() {
+        let (ready, waiting) = settlement.stamped(pending);
+        let sent = ready.len();
+        let (mut again, of) = settlement.attempt(route, ready, terms, pause).await;
+        lag = lag.max(of);
+        // Where all that was sent is answered, writes that wait find room for their stamps at once.
+        let at_once = again.is_empty() && sent > 0;
+        again.extend(settlement.go_on_waiting(waiting, terms.left() <= pause));
+        pending = again;
+        if !pending.is_empty() && !at_once {
             tokio::time::sleep(jittered(pause)).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
@@ -105,22 +103,72 @@ pub(crate) async fn settle(
 }
 
 impl<'a> Settlement<'a> {
-    /// Stamps every write; one that gets none is answered so.
+    /// Nothing is answered, and writes under the front end's own sessions wait for their stamps.
     fn begin(stamps: &'a Stamps, shards: u32, call: &'a Call) -> (Self, Vec<Pending>) {
-        let mut answers = vec![None; call.operations.len()];
-        let mut pending = Vec::with_capacity(answers.len());
-        for (at, operation) in call.operations.iter().enumerate() {
-            let stamped = match (operation.wire().key(), &call.idempotency_key) {
-                (Some(_), Some(key)) if !operation.is_read() => Ok(Stamped::Keyed(keyed(key, at, operation))),
-                (Some(key), None) if !operation.is_read() => opened(stamps, proto::shard_of(key, shards)),
-                _ => Ok(Stamped::Not),
-            };
-            match stamped {
-                Ok(stamped) => pending.push(Pending { at, stamped, unknown: false }),
-                Err(error) => answers[at] = Some(Err(error)),
+        let stamped = |at: usize, operation: &Operation| match (operation.wire().key(), &call.idempotency_key)
+        {
+            (Some(_), Some(key)) if !operation.is_read() => Stamped::Keyed(keyed(key, at, operation)),
+            (Some(key), None) if !operation.is_read() => Stamped::Waiting(proto::shard_of(key, shards)),
+            _ => Stamped::Not,
+        };
+        let pending = call.operations.iter().enumerate();
+        let pending =
+            pending.map(|(at, operation)| Pending { at, stamped: stamped(at, operation), unknown: false });
+        let answers = vec![None; call.operations.len()];
+        (Self { stamps, call, answers, bytes_left: Some(call.answer_bytes_max) }, pending.collect())
+    }
+
+    /// Gives stamps to writes that wait for one, as far as there is room: what can be sent, and what goes on waiting.
+    fn stamped(&self, pending: Vec<Pending>) -> (Vec<Pending>, Vec<Pending>) {
+        let (mut ready, mut waiting) = (Vec::with_capacity(pending.len()), Vec::new());
+        for mut open in pending {
+            if let Stamped::Waiting(shard) = open.stamped {
+                let Some(ticket) = self.stamps.open(shard) else {
+                    waiting.push(open);
+                    continue;
+                };
+                open.stamped = Stamped::Own(shard, ticket);
             }
+            ready.push(open);
         }
-        (Self { stamps, call, answers, bytes_left: Some(call.answer_bytes_max) }, pending)
+        (ready, waiting)
+    }
+
+    /// Sends all of `ready` once; what is to be sent again, and the largest lag.
+    async fn attempt(
+        &mut self,
+        route: &impl Route,
+        ready: Vec<Pending>,
+        terms: Terms,
+        pause: Duration,
+    ) -> (Vec<Pending>, Duration) {
+        if ready.is_empty() {
+            return (ready, Duration::ZERO);
+        }
+        let operations = &self.call.operations;
+        let items: Vec<Item<'_>> = ready
+            .iter()
+            .map(|open| Item { stamp: open.stamped.stamp(), operation: operations[open.at].wire() })
+            .collect();
+        let routed = route.route(&items, terms).await;
+        assert_eq!(routed.answers.len(), ready.len(), "every item is answered");
+        let last = terms.left() <= pause;
+        let judged = ready.into_iter().zip(routed.answers);
+        let mut again = judged.filter_map(|(open, answer)| self.judge(open, &answer, last)).collect();
+        self.give_up_reads(&mut again);
+        (again, routed.lag)
+    }
+
+    /// Writes without a stamp, unless it is too late for one: nothing was done of them.
+    fn go_on_waiting(&mut self, waiting: Vec<Pending>, last: bool) -> Vec<Pending> {
+        if !last {
+            return waiting;
+        }
+        for open in waiting {
+            let error = Error::new(Code::Overloaded, "writes to the shard under way reached their limit");
+            self.answers[open.at] = Some(Err(error));
+        }
+        Vec::new()
     }
 
     /// Takes an answer that will not change; gives back what is to be sent again.
@@ -150,7 +198,12 @@ impl<'a> Settlement<'a> {
                 open.unknown |= !is_read && error.outcome == Outcome::Unknown;
                 // No effect of the last attempt says nothing of those before it.
                 let outcome = if open.unknown { Outcome::Unknown } else { Outcome::None };
-                let again = error.retryable() && error.code != Code::TooStale;
+                let again = match error.code {
+                    Code::TooStale => false,
+                    // A write that is sent again takes up what is short, and its caller can wait as well.
+                    Code::Overloaded => is_read,
+                    _ => error.retryable(),
+                };
                 let error = Error { outcome, ..error };
                 if again { Verdict::Again(error) } else { Verdict::Final(error) }
             }
@@ -171,13 +224,8 @@ impl<'a> Settlement<'a> {
         };
         let shard = *shard;
         self.stamps.replace(shard, ticket.stamp());
-        match opened(self.stamps, shard) {
-            Ok(stamped) => {
-                open.stamped = stamped;
-                Verdict::Again(Error::new(Code::Unavailable, forgotten))
-            }
-            Err(full) => Verdict::Final(full),
-        }
+        open.stamped = Stamped::Waiting(shard);
+        Verdict::Again(Error::new(Code::Unavailable, forgotten))
     }
 
     /// `reply`, unless its value no longer fits what may be answered.
@@ -210,11 +258,6 @@ impl<'a> Settlement<'a> {
             !give_up
         });
     }
-}
-
-fn opened(stamps: &Stamps, shard: ShardId) -> Result<Stamped, Error> {
-    let full = || Error::new(Code::Overloaded, format!("writes to {shard} under way reach their limit"));
-    stamps.open(shard).map(|ticket| Stamped::Own(shard, ticket)).ok_or_else(full)
 }
 
 /// The one stamp of a session that a caller's key names: the same for the same operation of the same request,

@@ -34,8 +34,7 @@ impl ShardMap {
     /// The groups that may hold keys with this prefix: one alone where the part of the key that is hashed lies
     /// within the prefix.
     pub fn groups_of_prefix(&self, prefix: &[u8]) -> impl Iterator<Item = GroupId> + use<> {
-        let decided = proto::hashed_part(prefix).len() < prefix.len();
-        let only = decided.then(|| self.group_of_key(prefix).0);
+        let only = proto::shard_of_prefix(prefix, self.shards).map(|shard| self.group_of(shard).0);
         (only.unwrap_or(1)..=only.unwrap_or(u64::from(self.groups))).map(GroupId)
     }
 

@@ -143,6 +143,7 @@ fn storage(stats: &StorageStats, into: &mut MetricsText) {
     }
     let all: u64 = stats.sync_micros.iter().sum();
     into.sample("flotilla_log_sync_seconds_bucket", &[("le", "+Inf")], all);
+    into.sample("flotilla_log_sync_seconds_sum", &[], stats.sync_micros_sum as f64 / 1e6);
     into.sample("flotilla_log_sync_seconds_count", &[], all);
 }
 

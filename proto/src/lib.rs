@@ -26,4 +26,4 @@ pub use error::{Code, Error, Outcome};
 pub use ids::{ClientId, GroupId, NodeId, Revision, Sequence, ShardId, Version};
 pub use limits::Limits;
 pub use operation::{Answer, Command, Expect, Operation, Record, Reply, Stamp};
-pub use shard::{SHARDS_DEFAULT, hashed_part, shard_of};
+pub use shard::{SHARDS_DEFAULT, hashed_part, shard_of, shard_of_prefix};

@@ -24,6 +24,16 @@ pub fn shard_of(key: &[u8], shards: u32) -> ShardId {
     ShardId(crc32fast::hash(hashed_part(key)) % shards)
 }
 
+/// The shard of every key that starts with `prefix`, where the prefix alone decides it: where the part that is
+/// hashed ends before the prefix does.
+///
+/// # Panics
+/// If `shards` is 0.
+pub fn shard_of_prefix(prefix: &[u8], shards: u32) -> Option<ShardId> {
+    let decided = hashed_part(prefix).len() < prefix.len();
+    decided.then(|| shard_of(prefix, shards))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,5 +53,19 @@ mod tests {
         assert_eq!(hashed_part(b"a{}b{c}"), b"a{}b{c}");
         assert_eq!(hashed_part(b"a{b"), b"a{b");
         assert_eq!(hashed_part(b"a}b{c}d"), b"c");
+    }
+
+    /// A prefix decides the shard only where it holds the whole of what is hashed, and then as its keys do.
+    #[test]
+    fn prefixes_that_decide() {
+        for open in [&b""[..], b"a", b"{a", b"{}", b"}{", b"{}x{a"] {
+            assert_eq!(shard_of_prefix(open, 256), None, "{open:?}");
+        }
+        for decided in [&b"{a}"[..], b"x{a}y", b"{a}{b", b"{a}/\xff"] {
+            for rest in [&b""[..], b"/rest", b"}", b"{b}"] {
+                let key = [decided, rest].concat();
+                assert_eq!(shard_of_prefix(decided, 256), Some(shard_of(&key, 256)), "{key:?}");
+            }
+        }
     }
 }

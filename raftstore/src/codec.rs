@@ -144,6 +144,8 @@ pub(crate) fn put_entry(into: &mut Vec<u8>, entry: &Entry) {
     into[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
 }
 
+/// The entry's bytes are its own: entries stay in memory long after what they were read from, which would be held
+/// whole by a slice of it.
 pub(crate) fn take_entry(from: &mut Bytes) -> Taken<Entry> {
     let log_id = take_log_id(from)?;
     let kind = take_u8(from, "entry")?;
@@ -152,7 +154,7 @@ pub(crate) fn take_entry(from: &mut Bytes) -> Taken<Entry> {
     let payload = match kind {
         BLANK if payload.is_empty() => Payload::Blank,
         BLANK => return malformed("entry", "a blank entry carries bytes"),
-        DATA => Payload::Normal(Data(payload)),
+        DATA => Payload::Normal(Data(Bytes::copy_from_slice(&payload))),
         MEMBERSHIP => {
             let membership = take_membership(&mut payload)?;
             if payload.has_remaining() {

@@ -8,7 +8,7 @@
 //!
 //! Replicas apply the same bytes, so left alone they would all make their snapshots at once, and a write would find
 //! no majority of idle disks. So a replica's first snapshot after its start comes early, by its place among the
-//! voters, and those that follow keep that distance.
+//! voters, and those that follow keep that distance; where snapshots have become twice as far apart, so again.
 
 use crate::config::RaftConfig;
 use crate::group::stop_reason;
@@ -39,6 +39,11 @@ struct LogView {
     applied_bytes: u64,
     /// Bytes of the log that are not purged.
     live_bytes: u64,
+}
+
+/// Whether the replicas are to be spread anew: never yet, or over a distance that has become short.
+fn spreads(due_bytes: u64, spread_over: u64) -> bool {
+    due_bytes >= spread_over.saturating_mul(2)
 }
 
 /// The last index that may be purged, or `None` where nothing may. `needed` are indexes that followers hold:
@@ -72,16 +77,21 @@ impl<M: Machine> Compactor<M> {
     /// Runs until the group stops.
     pub(crate) async fn run(self) {
         let mut applied = self.shared.applied();
-        let (mut covered_bytes, mut first) = (0, true);
+        let (mut covered_bytes, mut spread_over) = (0, 0);
         // The first look comes unasked: what was replayed at start may be a snapshot's worth already.
         loop {
             let applied_bytes = self.shared.applied_bytes();
-            let due_bytes = if first { self.first_due_bytes() } else { self.due_bytes() };
-            if applied_bytes - covered_bytes >= due_bytes {
+            let due_bytes = self.due_bytes();
+            let spreads = spreads(due_bytes, spread_over);
+            let (place, voters) = if spreads { self.place() } else { (1, 1) };
+            if applied_bytes - covered_bytes >= due_bytes * place / voters {
                 if !self.snapshot().await {
                     return;
                 }
-                (covered_bytes, first) = (applied_bytes, false);
+                covered_bytes = applied_bytes;
+                if spreads {
+                    spread_over = due_bytes;
+                }
             }
             if !self.purge().await {
                 return;
@@ -101,23 +111,24 @@ impl<M: Machine> Compactor<M> {
         self.config.snapshot_log_bytes_min.max(last / 3)
     }
 
-    /// A share of what is due later, by this replica's place among the voters; whoever is none waits for all of it.
-    fn first_due_bytes(&self) -> u64 {
+    /// This replica's place among the voters, from 1, and their number; `(1, 1)` for whoever is none.
+    fn place(&self) -> (u64, u64) {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
-        let place = voters.iter().filter(|&&voter| voter <= metrics.id).count() as u64;
-        if voters.contains(&metrics.id) {
-            self.due_bytes() * place / voters.len() as u64
-        } else {
-            self.due_bytes()
-        }
+        let place = voters.iter().filter(|&&voter| voter <= metrics.id).count();
+        if voters.contains(&metrics.id) { (place as u64, voters.len() as u64) } else { (1, 1) }
     }
 
     /// Makes a snapshot and waits for it; `false` once the group has stopped.
     async fn snapshot(&self) -> bool {
         let mut metrics = self.raft.data_metrics();
         let before = metrics.borrow_watched().snapshot;
+        let applied = *self.shared.applied().borrow();
+        // A snapshot that a leader sent has come first: openraft would ignore another of the same entries.
+        if before.is_some_and(|id| id.index() >= applied) {
+            return true;
+        }
         if self.raft.trigger().snapshot().await.is_err() {
             return false;
         }
@@ -172,6 +183,15 @@ mod tests {
 
     fn config(kept: u64) -> RaftConfig {
         RaftConfig { log_bytes_kept: kept, ..RaftConfig::default() }
+    }
+
+    /// Replicas are spread at their start, and whenever snapshots have become twice as far apart.
+    #[test]
+    fn replicas_are_spread_again_as_snapshots_grow() {
+        assert!(spreads(64 << 20, 0));
+        assert!(!spreads(64 << 20, 64 << 20));
+        assert!(!spreads(127 << 20, 64 << 20));
+        assert!(spreads(128 << 20, 64 << 20));
     }
 
     /// Bytes to keep become entries to keep by their mean size.

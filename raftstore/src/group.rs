@@ -366,8 +366,10 @@ where
     let mut role = raft.server_metrics();
     while role.changed().await.is_ok() {}
     match &raft.metrics().borrow_watched().running_state {
-        Ok(()) | Err(openraft::errors::Fatal::Stopped) => None,
+        Err(openraft::errors::Fatal::Stopped) => None,
         Err(fatal) => Some(fatal.to_string()),
+        // It says how it ends, unless it panics.
+        Ok(()) => Some("the task of its core was lost".to_owned()),
     }
 }
 

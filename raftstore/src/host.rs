@@ -15,6 +15,7 @@ use crate::peer;
 use crate::proposer::Proposer;
 use crate::read_index::ReadIndexer;
 use crate::replica::{Shared, StateMachine};
+use crate::replicated_time::ReplicatedTime;
 use crate::runtime::Clock;
 use crate::staleness::Staleness;
 use crate::storage::{Identity, Storage, StorageConfig, StorageStats};
@@ -254,7 +255,8 @@ impl Host {
             return Err(failed("it runs on this node already".into()));
         }
         let raft_config = &self.config.raft;
-        let shared = Shared::new(id, Arc::new(fresh));
+        let time = Arc::new(ReplicatedTime::new(self.clock.clone()));
+        let shared = Shared::new(id, Arc::new(fresh), time.clone());
         let snapshots = self.storage.snapshots(id);
         let machine = StateMachine {
             shared: shared.clone(),
@@ -282,7 +284,7 @@ impl Host {
             inner: Arc::new(Inner {
                 id,
                 node: self.config.node,
-                proposer: Proposer::start(id, raft.clone(), raft_config, self.clock.clone()),
+                proposer: Proposer::start(id, raft.clone(), raft_config, time),
                 reads: ReadIndexer::start(id, raft.clone(), raft_config),
                 raft,
                 shared,

@@ -44,6 +44,7 @@
 //!         self.0 += 1;
 //!         Bytes::copy_from_slice(&self.0.to_le_bytes())
 //!     }
+//!     fn time_ms(&self) -> u64 { 0 }
 //!     fn copy_begin(&mut self) -> CopyId { CopyId(0) }
 //!     fn copy_next(&mut self, _copy: CopyId, _bytes_max: usize) -> CopyStep {
 //!         CopyStep { bytes: self.0.to_le_bytes().to_vec(), remaining: 0 }
@@ -98,6 +99,7 @@ mod peer;
 mod proposer;
 mod read_index;
 mod replica;
+mod replicated_time;
 mod runtime;
 mod snapshot;
 mod staleness;

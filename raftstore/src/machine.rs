@@ -11,8 +11,8 @@ use bytes::Bytes;
 pub struct Moment {
     /// The log index of the entry that carries the command; several commands may share one.
     pub index: u64,
-    /// Replicated time: milliseconds since the Unix epoch by the clock of the leader that proposed the entry,
-    /// held so that it never goes back from one entry to the next.
+    /// Replicated time: milliseconds since the Unix epoch by the wall clock at the group's birth, and since then by
+    /// the monotonic clocks of its leaders. Never before the machine's own [`time_ms`](Machine::time_ms).
     pub time_ms: u64,
 }
 
@@ -48,6 +48,10 @@ pub trait Machine: Send + Sync + 'static {
     /// A command that makes no sense is answered so, never a panic: it is in the log already, and every
     /// replica would meet it again at every restart.
     fn apply(&mut self, at: Moment, command: &[u8]) -> Bytes;
+
+    /// The latest time of all that was applied or loaded, from which time goes on; 0 where nothing was, or where the
+    /// machine has no use for time.
+    fn time_ms(&self) -> u64;
 
     /// Starts a copy.
     fn copy_begin(&mut self) -> CopyId;

@@ -1,13 +1,13 @@
 //! Gathers the commands that wait into log entries: while entries are under way, commands collect, and leave
 //! together as the next one. A lone command leaves at once; there is no timer.
 //!
-//! Owns the queue of a group's proposals and replicated time. Relies on openraft calling back for every entry
+//! Owns the queue of a group's proposals. Relies on openraft calling back for every entry
 //! it took, or dropping the callback. Must never answer a proposal that may be in the log with "no effect".
 
 use crate::commands::{self, COMMAND_OVERHEAD};
 use crate::config::RaftConfig;
 use crate::error::ProposeError;
-use crate::runtime::Clock;
+use crate::replicated_time::ReplicatedTime;
 use crate::types::{Callback, Data, TypeConfig};
 use bytes::Bytes;
 use openraft::errors::{ClientWriteError, ForwardToLeader};
@@ -39,7 +39,7 @@ impl Proposer {
         group: GroupId,
         raft: openraft::Raft<TypeConfig, S>,
         config: &RaftConfig,
-        clock: Arc<dyn Clock>,
+        time: Arc<ReplicatedTime>,
     ) -> Self
     where
         S: RaftStateMachine<TypeConfig>,
@@ -48,8 +48,7 @@ impl Proposer {
         let gatherer = Gatherer {
             group,
             raft,
-            clock,
-            time_ms: 0,
+            time,
             in_flight: Arc::new(Semaphore::new(config.entries_in_flight_max)),
             commands_max: config.entry_commands_max,
             bytes_max: config.entry_bytes_max,
@@ -80,9 +79,7 @@ impl Proposer {
 struct Gatherer<S: RaftStateMachine<TypeConfig>> {
     group: GroupId,
     raft: openraft::Raft<TypeConfig, S>,
-    clock: Arc<dyn Clock>,
-    /// The time of the last entry; never goes back.
-    time_ms: u64,
+    time: Arc<ReplicatedTime>,
     /// A permit for each entry under way.
     in_flight: Arc<Semaphore>,
     commands_max: usize,
@@ -100,8 +97,7 @@ impl<S: RaftStateMachine<TypeConfig>> Gatherer<S> {
             let Some(first) = self.first().await else { return };
             let Ok(permit) = self.in_flight.clone().acquire_owned().await else { return };
             let proposals = self.gather(first);
-            self.time_ms = self.time_ms.max(self.clock.now_ms());
-            let data = commands::pack(self.time_ms, proposals.iter().map(|proposal| &proposal.command));
+            let data = commands::pack(self.time.now_ms(), proposals.iter().map(|proposal| &proposal.command));
             let replies: Vec<Reply> = proposals.into_iter().map(|proposal| proposal.reply).collect();
             let group = self.group;
             let callback = Callback::new(move |result| {

@@ -7,6 +7,7 @@
 use crate::codec::ENTRY_OVERHEAD;
 use crate::commands;
 use crate::machine::{CopyId, Machine, Moment};
+use crate::replicated_time::ReplicatedTime;
 use crate::snapshot::{Snapshot, SnapshotStore};
 use crate::types::{Answers, LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig};
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 type OpenraftSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Snapshot>;
 
@@ -50,6 +52,7 @@ struct State<M> {
 pub(crate) struct Shared<M> {
     group: GroupId,
     factory: Factory<M>,
+    time: Arc<ReplicatedTime>,
     state: RwLock<State<M>>,
     /// The index up to which the machine may be read; 0 before the first entry. Follows `state.applied`.
     applied: watch::Sender<u64>,
@@ -59,11 +62,12 @@ pub(crate) struct Shared<M> {
 }
 
 impl<M: Machine> Shared<M> {
-    pub(crate) fn new(group: GroupId, factory: Factory<M>) -> Arc<Self> {
+    pub(crate) fn new(group: GroupId, factory: Factory<M>, time: Arc<ReplicatedTime>) -> Arc<Self> {
         let state = State { machine: factory(), applied: None, membership: StoredMembership::default() };
         Arc::new(Self {
             group,
             factory,
+            time,
             state: RwLock::new(state),
             applied: watch::Sender::new(0),
             applied_entries: AtomicU64::new(0),
@@ -101,7 +105,8 @@ impl<M: Machine> Shared<M> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn apply(&self, log_id: LogId, payload: Payload) -> io::Result<Answers> {
+    /// Applies an entry; `own` are those that this replica proposed.
+    fn apply(&self, log_id: LogId, payload: Payload, own: bool) -> io::Result<Answers> {
         let mut answers = Vec::new();
         let mut bytes = ENTRY_OVERHEAD;
         {
@@ -119,8 +124,12 @@ impl<M: Machine> Shared<M> {
                 Payload::Normal(data) => {
                     bytes += data.0.len();
                     let (time_ms, commands) = commands::unpack(&data.0).map_err(io::Error::other)?;
+                    let time_ms = time_ms.max(state.machine.time_ms());
                     let at = Moment { index: log_id.index(), time_ms };
                     answers.extend(commands.iter().map(|command| state.machine.apply(at, command)));
+                    if !own {
+                        self.time.follow(state.machine.time_ms());
+                    }
                 }
             }
             state.applied = Some(log_id);
@@ -139,6 +148,7 @@ impl<M: Machine> Shared<M> {
             machine.load(&piece).map_err(io::Error::other)?;
         }
         let mut state = self.lock_write();
+        self.time.follow(machine.time_ms());
         assert!(
             state.applied <= meta.last_log_id,
             "a snapshot never takes a machine back: {:?}",
@@ -173,7 +183,7 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
     {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
-            let answers = self.shared.apply(entry.log_id, entry.payload)?;
+            let answers = self.shared.apply(entry.log_id, entry.payload, responder.is_some())?;
             if let Some(responder) = responder {
                 responder.send(answers);
             }
@@ -261,16 +271,17 @@ impl<M: Machine> Builder<M> {
     }
 
     async fn build(&mut self) -> io::Result<OpenraftSnapshot> {
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         let mut writer = self.snapshots.create().await?;
         let copy = self.shared.lock_write().machine.copy_begin();
         let _ends = CopyGuard { shared: &self.shared, copy };
-        let (mut copied, mut began_with) = (0_u64, None);
+        let (mut copied, mut began_with, mut due) = (0_u64, None, started);
         let applied_before = self.shared.applied_bytes();
         let meta = loop {
             let outrun = began_with.is_some_and(|bytes: u64| copied > bytes.saturating_mul(COPY_ROUNDS_MAX));
             let step = self.step(copy, outrun);
             began_with.get_or_insert(step.remaining.max(COPY_LAST_BYTES));
+            let before = copied;
             for piece in step.pieces {
                 copied += piece.len() as u64;
                 writer.append(piece).await?;
@@ -279,8 +290,8 @@ impl<M: Machine> Builder<M> {
                 break meta;
             }
             let pace = self.pace(copied, self.shared.applied_bytes() - applied_before);
-            let due = Duration::from_secs_f64(copied as f64 / pace);
-            tokio::time::sleep_until(started + due).await;
+            due = due.max(Instant::now()) + Duration::from_secs_f64((copied - before) as f64 / pace);
+            tokio::time::sleep_until(due).await;
         };
         let snapshot = writer.finish(meta.clone()).await?;
         self.snapshots.install(&snapshot).await?;

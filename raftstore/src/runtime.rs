@@ -69,7 +69,7 @@ fn system_random() -> rand::rngs::ThreadRng {
     rand::rng()
 }
 
-/// A wall clock, for what must mean something to people and across restarts: replicated time. Never for
+/// A wall clock, for what must mean something to people: where a group's replicated time begins. Never for
 /// timeouts.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// Milliseconds since the Unix epoch; may jump either way.

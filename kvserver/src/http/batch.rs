@@ -20,7 +20,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 use tokio::time::timeout;
 
-const JSON_TYPE: &str = "application/json";
+pub(crate) const JSON_TYPE: &str = "application/json";
 const BINARY_TYPE: &str = "application/vnd.flotilla.batch";
 
 /// Chooses by the content type; its parameters, such as a charset, are passed over.
@@ -50,7 +50,8 @@ async fn binary(front: &Front, asked: &Asked<'_>, body: &mut RequestBody) -> Res
     let (request, _held) = body.read(limits).await?;
     let longest = Duration::from_millis(front.config.timeout_ms_max);
     match timeout(longest, front.service.batch(request)).await {
-        Ok(Ok(reply)) => Ok(front::body(BINARY_TYPE, reply)),
+        // What the batch holds is not looked at here: it may have written.
+        Ok(Ok(reply)) => front.counted_body(BINARY_TYPE, reply, Outcome::Unknown),
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(Error::unknown(Code::Timeout, "the service did not answer within the deadline").into()),
     }
@@ -98,26 +99,24 @@ async fn from_json(front: &Front, asked: &Asked<'_>, body: &mut RequestBody) -> 
     let batch: Batch<'_> = serde_json::from_slice(&text)
         .map_err(|error| Problem::bad_request(format!("batch is not as expected: {error}")))?;
     let operations = operations(front, &batch)?;
-    let mut response = if operations.is_empty() {
-        json_body(&Answered { answers: Vec::new() })
-    } else {
-        let answers = front
-            .execute(Call {
-                operations: operations.clone(),
-                consistency,
-                deadline: front.deadline(&query)?,
-                request_id: asked.id.0,
-                idempotency_key,
-                answer_bytes_max: front.config.answer_bytes_max,
-            })
-            .await?;
-        let items =
-            operations.iter().zip(&answers.answers).map(|(operation, answer)| item(operation, answer));
-        let mut response = json_body(&Answered { answers: items.collect() });
-        front::tell_lag(&mut response, consistency, &answers);
-        response
-    };
-    *response.status_mut() = StatusCode::OK;
+    if operations.is_empty() {
+        return Ok(json_body(&Answered { answers: Vec::new() }));
+    }
+    let outcome = front::outcome_unanswered(&operations);
+    let answers = front
+        .execute(Call {
+            operations: operations.clone(),
+            consistency,
+            deadline: front.deadline(&query)?,
+            request_id: asked.id.0,
+            idempotency_key,
+            answer_bytes_max: front.config.answer_bytes_max,
+        })
+        .await?;
+    let items = operations.iter().zip(&answers.answers).map(|(operation, answer)| item(operation, answer));
+    let text = json_text(&Answered { answers: items.collect() });
+    let mut response = front.counted_body(JSON_TYPE, text, outcome)?;
+    front::tell_lag(&mut response, consistency, &answers);
     Ok(response)
 }
 
@@ -267,6 +266,10 @@ fn failed(problem: Problem) -> AnsweredItem<'static> {
 
 /// An answer of JSON.
 pub(crate) fn json_body(value: &impl Serialize) -> Response {
-    let text = serde_json::to_vec(value).expect("plain structs with string keys are always JSON");
-    front::body(JSON_TYPE, text)
+    front::body(JSON_TYPE, json_text(value))
+}
+
+/// The JSON of an answer.
+pub(crate) fn json_text(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain structs with string keys are always JSON")
 }

@@ -5,11 +5,19 @@
 
 use crate::http::problem::Problem;
 use hyper::HeaderMap;
-use hyper::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
+use hyper::header::{
+    CONTENT_RANGE, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE,
+};
 use proto::{Expect, Version};
 
-/// The condition on a write: `If-Match` with one version or `*`, or `If-None-Match: *`.
+/// The condition on a write: `If-Match` with one version or `*`, or `If-None-Match: *`. Parts of values cannot be
+/// written, and keys have no times: what asks for either is refused, because without it the write would be another.
 pub(crate) fn of_write(headers: &HeaderMap) -> Result<Expect, Problem> {
+    let not_taken = [CONTENT_RANGE, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE];
+    if let Some(name) = not_taken.into_iter().find(|name| headers.contains_key(name)) {
+        let why = "a write takes the body whole, on if-match or if-none-match alone";
+        return Err(Problem::bad_request(format!("header cannot go with a write: {name}; {why}")));
+    }
     let (wanted, unwanted) = (single(headers, IF_MATCH)?, single(headers, IF_NONE_MATCH)?);
     match (wanted, unwanted) {
         (None, None) => Ok(Expect::Any),
@@ -26,7 +34,7 @@ pub(crate) fn of_write(headers: &HeaderMap) -> Result<Expect, Problem> {
 
 /// What becomes of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Evaluation {
     /// Answer as if there were no condition.
     Serve,
     /// The caller has this version already.
@@ -53,8 +61,8 @@ impl<'a> ReadCondition<'a> {
         Ok(Self { wanted, unwanted })
     }
 
-    /// The verdict on a key at `version`, 0 where it is absent.
-    pub(crate) fn verdict(&self, version: Version) -> Verdict {
+    /// The evaluation for a key at `version`, 0 where it is absent.
+    pub(crate) fn evaluate(&self, version: Version) -> Evaluation {
         let present = version != Version(0);
         let holds = match self.wanted {
             Expect::Any => true,
@@ -65,9 +73,9 @@ impl<'a> ReadCondition<'a> {
         let has =
             |list: &str| list == "*" || tags(list).any(|tag| version_of(unweakened(tag)) == Some(version));
         match self.unwanted {
-            _ if !holds => Verdict::Failed,
-            Some(list) if present && has(list) => Verdict::NotModified,
-            _ => Verdict::Serve,
+            _ if !holds => Evaluation::Failed,
+            Some(list) if present && has(list) => Evaluation::NotModified,
+            _ => Evaluation::Serve,
         }
     }
 }
@@ -149,10 +157,10 @@ mod tests {
         assert!(of_write(&twice).is_err());
     }
 
-    /// The verdict on a read follows RFC 9110: `If-Match` first, then `If-None-Match` by weak comparison.
+    /// The evaluation for a read follows RFC 9110: `If-Match` first, then `If-None-Match` by weak comparison.
     #[test]
     fn reads() {
-        use Verdict::{Failed, NotModified, Serve};
+        use Evaluation::{Failed, NotModified, Serve};
         let cases = [
             (None, None, 7, Serve),
             (None, None, 0, Serve),
@@ -170,10 +178,10 @@ mod tests {
             (None, Some("*"), 0, Serve),
             (Some("\"7\""), Some("\"7\""), 7, NotModified),
         ];
-        for (wanted, unwanted, version, verdict) in cases {
+        for (wanted, unwanted, version, evaluation) in cases {
             let headers = headers(wanted, unwanted);
             let condition = ReadCondition::of(&headers).unwrap();
-            assert_eq!(condition.verdict(Version(version)), verdict, "{wanted:?} {unwanted:?} {version}");
+            assert_eq!(condition.evaluate(Version(version)), evaluation, "{wanted:?} {unwanted:?} {version}");
         }
         assert!(ReadCondition::of(&headers(None, Some("7"))).is_err());
         assert!(ReadCondition::of(&headers(Some("7"), None)).is_err());

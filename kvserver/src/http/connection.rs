@@ -4,6 +4,9 @@
 //! head that has begun must arrive soon, while a connection between requests may rest for longer. And a connection
 //! that closes while its peer still sends first reads what comes, for a bounded time: closing with bytes unread
 //! makes the kernel reset the connection, and the peer would lose the answer that says why.
+//!
+//! An answer has a deadline of its own beside the idle timer, which each byte resets: a peer that took one now and
+//! then would hold the answer's memory for as long as it likes.
 
 use crate::http::front::Front;
 use crate::http::problem::Problem;
@@ -12,7 +15,7 @@ use axum::Router;
 use axum::response::Response;
 use futures_util::future::BoxFuture;
 use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::Service as HyperService;
 use hyper_util::rt::TokioIo;
@@ -36,6 +39,12 @@ pub(crate) const PARTING_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much of it is read at most, in bytes.
 const PARTING_BYTES_MAX: usize = 16 << 20;
 
+/// How fast an answer must be taken, in bytes a second, beside an idle timeout for it to start.
+const ANSWER_RATE_MIN: u64 = 64 << 10;
+
+/// No answer waits to be sent.
+const SENT: u64 = u64::MAX;
+
 /// Between requests: nothing of the next one has come.
 const IDLE: u8 = 0;
 /// Some of a head has come.
@@ -49,8 +58,12 @@ const REQUEST: u8 = 2;
 pub(crate) struct Activity {
     opened: Instant,
     phase: AtomicU8,
-    /// When the phase began or, while idle, when the last byte moved; milliseconds since `opened`.
+    /// When the phase began or, while idle or while an answer is sent, when the last byte moved; milliseconds since
+    /// `opened`.
     since_ms: AtomicU64,
+    /// By when the answer must be sent, in milliseconds since `opened`; [`SENT`] where none is on its way. hyper
+    /// reads no further request meanwhile.
+    due_ms: AtomicU64,
     /// The peer may still be sending when the connection closes.
     parting: AtomicBool,
 }
@@ -58,7 +71,8 @@ pub(crate) struct Activity {
 impl Activity {
     fn new() -> Self {
         let (phase, since_ms) = (AtomicU8::new(IDLE), AtomicU64::new(0));
-        Self { opened: Instant::now(), phase, since_ms, parting: AtomicBool::new(false) }
+        let (due_ms, parting) = (AtomicU64::new(SENT), AtomicBool::new(false));
+        Self { opened: Instant::now(), phase, since_ms, due_ms, parting }
     }
 
     /// The connection is to close in spite of what its peer still sends.
@@ -67,23 +81,51 @@ impl Activity {
     }
 
     fn enter(&self, phase: u8) {
+        self.moved();
+        self.phase.store(phase, Ordering::Relaxed);
+    }
+
+    /// Notes that something moved now; gives the time back.
+    fn moved(&self) -> u64 {
         let now_ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.since_ms.store(now_ms, Ordering::Relaxed);
-        self.phase.store(phase, Ordering::Relaxed);
+        now_ms
+    }
+
+    /// A request was answered: `bytes` of body are to be sent.
+    fn answered(&self, bytes: u64, idle_timeout: Duration) {
+        let now_ms = self.moved();
+        let lasts = idle_timeout + Duration::from_millis(bytes.saturating_mul(1_000) / ANSWER_RATE_MIN);
+        let lasts_ms = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
+        self.due_ms.store(now_ms.saturating_add(lasts_ms).min(SENT - 1), Ordering::Relaxed);
+        self.phase.store(IDLE, Ordering::Relaxed);
+    }
+
+    fn sent(&self) {
+        self.due_ms.store(SENT, Ordering::Relaxed);
+    }
+
+    fn is_sending(&self) -> bool {
+        self.due_ms.load(Ordering::Relaxed) != SENT
     }
 
     fn phase(&self) -> u8 {
         self.phase.load(Ordering::Relaxed)
     }
 
-    /// When the phase has lasted too long; a request's phase never does.
+    /// When the phase has lasted too long, which a request's never does, or the answer is not taken fast enough.
     fn deadline(&self, front: &Front) -> Option<Instant> {
+        let since = self.opened + Duration::from_millis(self.since_ms.load(Ordering::Relaxed));
+        if self.is_sending() {
+            let due = self.opened + Duration::from_millis(self.due_ms.load(Ordering::Relaxed));
+            return Some(due.min(since + front.config.idle_timeout()));
+        }
         let lasts = match self.phase() {
             IDLE => front.config.idle_timeout(),
             HEAD => front.config.header_read_timeout(),
             _ => return None,
         };
-        Some(self.opened + Duration::from_millis(self.since_ms.load(Ordering::Relaxed)) + lasts)
+        Some(since + lasts)
     }
 }
 
@@ -98,13 +140,14 @@ pub(crate) async fn serve(
     let _open = front.traffic.connection();
     let activity = Arc::new(Activity::new());
     let socket = Socket { stream, front: Arc::clone(&front), activity: Arc::clone(&activity), closing: None };
-    let requests = Requests { router, activity: Arc::clone(&activity) };
+    let idle_timeout = front.config.idle_timeout();
+    let requests = Requests { router, activity: Arc::clone(&activity), idle_timeout };
     let mut connection = http1::Builder::new()
         .half_close(true)
         .header_read_timeout(None)
         .max_header_size(front.config.header_bytes_max)
         .serve_connection(TokioIo::new(socket), requests);
-    let mut timer = std::pin::pin!(sleep(front.config.idle_timeout()));
+    let mut timer = std::pin::pin!(sleep(idle_timeout));
     let mut stopping = false;
     loop {
         let ended = poll_fn(|cx| {
@@ -127,7 +170,9 @@ pub(crate) async fn serve(
         }
     }
     let socket = connection.into_parts().io.into_inner();
-    if activity.phase() == HEAD {
+    if activity.is_sending() {
+        front.traffic.answer_timed_out();
+    } else if activity.phase() == HEAD {
         front.traffic.head_timed_out();
         let waited = front.config.header_read_timeout_ms;
         let problem = Problem::request_timeout(format!("head did not arrive within {waited} ms"));
@@ -199,6 +244,7 @@ pub(crate) async fn part(mut stream: TcpStream, message: &[u8]) {
 struct Requests {
     router: Router,
     activity: Arc<Activity>,
+    idle_timeout: Duration,
 }
 
 impl HyperService<Request<Incoming>> for Requests {
@@ -208,12 +254,13 @@ impl HyperService<Request<Incoming>> for Requests {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let (mut router, activity) = (self.router.clone(), Arc::clone(&self.activity));
+        let idle_timeout = self.idle_timeout;
         activity.enter(REQUEST);
         request.extensions_mut().insert(Arc::clone(&activity));
         Box::pin(async move {
-            let response = router.call(request).await;
-            activity.enter(IDLE);
-            response
+            let Ok(response) = router.call(request).await;
+            activity.answered(response.body().size_hint().exact().unwrap_or(0), idle_timeout);
+            Ok(response)
         })
     }
 }
@@ -252,8 +299,8 @@ impl AsyncRead for Socket {
 impl Socket {
     fn wrote(&self, written: usize) {
         self.front.traffic.sent(written);
-        if self.activity.phase() == IDLE {
-            self.activity.enter(IDLE);
+        if self.activity.is_sending() || self.activity.phase() == IDLE {
+            self.activity.moved();
         }
     }
 
@@ -301,6 +348,8 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes the socket once it has written all that it holds, and holds an answer whole.
+        self.activity.sent();
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -23,6 +23,7 @@ use hyper::{HeaderMap, Method, Request, StatusCode};
 use proto::{Code, Consistency, Error, Limits, Outcome};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 
@@ -38,6 +39,15 @@ const NODE: HeaderName = HeaderName::from_static("flotilla-node");
 /// comes first.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// Answers of up to this many bytes are not counted. A connection holds one at most: all 4,096 hold 256 MiB of them.
+const ANSWER_BYTES_UNCOUNTED: usize = 64 << 10;
+
+/// The most bytes of larger answers that are held at once, until they are sent; what finds no room is answered 429.
+const ANSWER_BYTES_IN_FLIGHT_MAX: usize = 256 << 20;
+
+/// How many requests look at the node at once; further ones wait for their turn.
+const LOOKS_MAX: usize = 8;
+
 /// What all connections share.
 pub(crate) struct Front {
     pub(crate) service: Arc<dyn Service>,
@@ -49,6 +59,9 @@ pub(crate) struct Front {
     pub(crate) traffic: Traffic,
     pub(crate) requests: Gate,
     pub(crate) bodies: Gate,
+    pub(crate) answers: Arc<Gate>,
+    /// Looking takes a thread from those that may block, which are for others, too.
+    pub(crate) looks: Arc<Semaphore>,
 }
 
 /// One request's head.
@@ -67,6 +80,8 @@ impl Front {
             traffic: Traffic::default(),
             requests: Gate::new(config.requests_in_flight_max),
             bodies: Gate::new(config.body_bytes_in_flight_max),
+            answers: Arc::new(Gate::new(ANSWER_BYTES_IN_FLIGHT_MAX)),
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
             config,
             service,
         }
@@ -132,15 +147,14 @@ impl Front {
             Route::Key => key::write(self, asked, body).await,
             Route::List => list::list(self, asked).await,
             Route::Batch => batch::batch(self, asked, body).await,
-            _ => observe::answer(self, route, asked),
+            _ => observe::answer(self, route, asked).await,
         }
     }
 
     /// Has the service carry out `operations`, and holds it to one answer each and to the deadline.
     pub(crate) async fn execute(&self, call: Call) -> Result<Answers, Problem> {
         let questions = call.operations.len();
-        let reads_alone = call.operations.iter().all(Operation::is_read);
-        let outcome = if reads_alone { Outcome::None } else { Outcome::Unknown };
+        let outcome = outcome_unanswered(&call.operations);
         let deadline = call.deadline + GRACE;
         match timeout_at(deadline, self.service.execute(call)).await {
             Ok(Ok(answers)) if answers.answers.len() == questions => Ok(answers),
@@ -151,6 +165,27 @@ impl Front {
                 Err(Error { code: Code::Timeout, outcome, message }.into())
             }
         }
+    }
+
+    /// An answer with a body that may be large. Such a body holds its share of the memory for answers until its last
+    /// byte is written or its connection is gone: hyper drops it no sooner.
+    ///
+    /// # Errors
+    /// `overloaded` where there is no room, with `outcome`: what was asked was done by now.
+    pub(crate) fn counted_body(
+        &self,
+        content_type: &'static str,
+        bytes: impl Into<Bytes>,
+        outcome: Outcome,
+    ) -> Result<Response, Problem> {
+        let bytes = bytes.into();
+        if bytes.len() <= ANSWER_BYTES_UNCOUNTED {
+            return Ok(body(content_type, bytes));
+        }
+        let message = "answers that are not sent yet take up all memory set aside for them";
+        let full = || Error { code: Code::Overloaded, outcome, message: message.into() };
+        let held = self.answers.hold(bytes).ok_or_else(full)?;
+        Ok(body(content_type, held))
     }
 
     /// When the answer is due: `timeout` of the query from now on.
@@ -204,6 +239,11 @@ pub(crate) fn tell_lag(response: &mut Response, consistency: Consistency, answer
         response.headers_mut().insert(LAG_MS, HeaderValue::from(answers.lag_ms));
         response.headers_mut().insert(NODE, HeaderValue::from(answers.node.0));
     }
+}
+
+/// What becomes of a call whose answer never gets to the caller.
+pub(crate) fn outcome_unanswered(operations: &[Operation]) -> Outcome {
+    if operations.iter().all(Operation::is_read) { Outcome::None } else { Outcome::Unknown }
 }
 
 /// An answer with a body of `content_type`.

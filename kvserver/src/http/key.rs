@@ -4,11 +4,12 @@
 //! handed on before the body has arrived whole.
 
 use crate::http::body::RequestBody;
-use crate::http::condition::{self, ReadCondition, Verdict};
+use crate::http::condition::{self, Evaluation, ReadCondition};
 use crate::http::front::{self, Asked, Front, Response};
 use crate::http::problem::{Problem, etag};
 use crate::http::route::KEY_PREFIX;
 use crate::http::target::{Plus, Query, decode};
+use crate::machine::bounds::VALUE_BYTES_MAX;
 use crate::service::{Answers, Call, Operation, Reply};
 use bytes::Bytes;
 use hyper::header::{ETAG, HeaderName, HeaderValue};
@@ -33,7 +34,8 @@ pub(crate) async fn read(front: &Front, asked: &Asked<'_>) -> Result<Response, P
             deadline: front.deadline(&query)?,
             request_id: asked.id.0,
             idempotency_key,
-            answer_bytes_max: front.limits.value_bytes_max,
+            // Not today's limit: the value may be older, or have grown by appends.
+            answer_bytes_max: VALUE_BYTES_MAX,
         })
         .await?;
     let mut response = match value(front, &key, &condition, &mut answers) {
@@ -53,18 +55,18 @@ fn value(
     let (value, version, revision) = match answers.answers.pop() {
         Some(Ok(Reply::Value { value, version, revision })) => (value, version, revision),
         Some(Err(error)) if error.code == Code::NotFound => {
-            return match condition.verdict(Version(0)) {
-                Verdict::Failed => Err(Problem::version_mismatch(Version(0))),
-                Verdict::Serve | Verdict::NotModified => Err(error.into()),
+            return match condition.evaluate(Version(0)) {
+                Evaluation::Failed => Err(Problem::version_mismatch(Version(0))),
+                Evaluation::Serve | Evaluation::NotModified => Err(error.into()),
             };
         }
         Some(Err(error)) => return Err(error.into()),
         _ => return Err(Problem::internal("a read was answered by something else", Outcome::None)),
     };
-    let mut response = match condition.verdict(version) {
-        Verdict::Failed => return Err(Problem::version_mismatch(version)),
-        Verdict::NotModified => front::empty(StatusCode::NOT_MODIFIED),
-        Verdict::Serve => front::body("application/octet-stream", value),
+    let mut response = match condition.evaluate(version) {
+        Evaluation::Failed => return Err(Problem::version_mismatch(version)),
+        Evaluation::NotModified => front::empty(StatusCode::NOT_MODIFIED),
+        Evaluation::Serve => front.counted_body("application/octet-stream", value, Outcome::None)?,
     };
     mark(&mut response, front, key, revision);
     response.headers_mut().insert(ETAG, etag(version));

@@ -86,7 +86,8 @@ pub(crate) async fn list(front: &Front, asked: &Asked<'_>) -> Result<Response, P
     };
     let cursor = records.last().filter(|_| more).map(|last| listing.cursor(&last.key));
     let keys = records.iter().map(|record| Listed::of(record, keys_only)).collect();
-    let mut response = batch::json_body(&Page { keys, cursor });
+    let text = batch::json_text(&Page { keys, cursor });
+    let mut response = front.counted_body(batch::JSON_TYPE, text, Outcome::None)?;
     front::tell_lag(&mut response, consistency, &answers);
     Ok(response)
 }

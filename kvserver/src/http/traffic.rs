@@ -11,8 +11,8 @@ use std::time::Duration;
 const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "POST", "DELETE", "other"];
 
 /// The statuses that this front end answers; 0 counts all others.
-const STATUSES: [u16; 18] =
-    [200, 201, 204, 304, 400, 404, 405, 408, 409, 412, 413, 415, 429, 500, 503, 504, 431, 0];
+const STATUSES: [u16; 17] =
+    [200, 201, 204, 304, 400, 404, 405, 408, 409, 412, 413, 415, 429, 500, 503, 504, 0];
 
 /// Upper bounds of the latency buckets, in microseconds.
 const BUCKETS_US: [u64; 16] = [
@@ -39,6 +39,15 @@ pub(crate) struct Traffic {
     connections: AtomicU64,
     refused: AtomicU64,
     slow: AtomicU64,
+    untaken: AtomicU64,
+}
+
+/// What is held now, as the gates count it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InFlight {
+    pub(crate) requests: usize,
+    pub(crate) body_bytes: usize,
+    pub(crate) answer_bytes: usize,
 }
 
 impl Traffic {
@@ -72,6 +81,11 @@ impl Traffic {
         self.slow.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a connection that is closed because an answer was not taken in time.
+    pub(crate) fn answer_timed_out(&self) {
+        self.untaken.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts a connection as open for as long as the guard lives.
     pub(crate) fn connection(&self) -> impl Drop + use<'_> {
         self.connections.fetch_add(1, Ordering::Relaxed);
@@ -79,14 +93,25 @@ impl Traffic {
     }
 
     /// Writes everything down.
-    pub(crate) fn write(&self, into: &mut MetricsText, requests_in_flight: usize, body_bytes: usize) {
+    pub(crate) fn write(&self, into: &mut MetricsText, held: InFlight) {
         use MetricKind::{Counter, Gauge};
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         self.write_requests(into);
         self.write_latencies(into);
         let singles = [
-            ("flotilla_http_requests_in_flight", Gauge, "Requests worked on now.", requests_in_flight as u64),
-            ("flotilla_http_body_bytes_in_flight", Gauge, "Bytes of bodies held now.", body_bytes as u64),
+            ("flotilla_http_requests_in_flight", Gauge, "Requests worked on now.", held.requests as u64),
+            (
+                "flotilla_http_body_bytes_in_flight",
+                Gauge,
+                "Bytes of bodies held now.",
+                held.body_bytes as u64,
+            ),
+            (
+                "flotilla_http_answer_bytes_in_flight",
+                Gauge,
+                "Bytes of large answers held until they are sent.",
+                held.answer_bytes as u64,
+            ),
             ("flotilla_http_connections", Gauge, "Connections open now.", read(&self.connections)),
             (
                 "flotilla_http_connections_refused_total",
@@ -99,6 +124,12 @@ impl Traffic {
                 Counter,
                 "Connections closed because a request's head did not arrive in time.",
                 read(&self.slow),
+            ),
+            (
+                "flotilla_http_answers_timed_out_total",
+                Counter,
+                "Connections closed because an answer was not taken in time.",
+                read(&self.untaken),
             ),
             (
                 "flotilla_http_received_bytes_total",
@@ -182,7 +213,7 @@ mod tests {
             Duration::from_secs(100),
         );
         let mut page = MetricsText::default();
-        traffic.write(&mut page, 3, 9);
+        traffic.write(&mut page, InFlight { requests: 3, body_bytes: 9, answer_bytes: 70_000 });
         let page = page.into_string();
         for line in [
             r#"flotilla_http_requests_total{route="/v1/kv/{key}",method="PUT",status="201"} 1"#,
@@ -194,6 +225,7 @@ mod tests {
             r#"flotilla_http_request_seconds_count{route="/v1/kv/{key}"} 2"#,
             "flotilla_http_requests_in_flight 3",
             "flotilla_http_body_bytes_in_flight 9",
+            "flotilla_http_answer_bytes_in_flight 70000",
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");
         }

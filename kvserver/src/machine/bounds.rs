@@ -32,8 +32,11 @@ pub const SESSIONS_MAX: u64 = 1 << 20;
 /// The most stored answers of one machine, over all its sessions.
 pub const ANSWERS_MAX: u64 = 4 << 20;
 
-/// How many sessions one command may forget; more than it can create, so that the backlog always shrinks.
+/// How many expired sessions one command may forget; more than it can create, so that the backlog always shrinks.
 pub const EXPIRED_PER_COMMAND_MAX: usize = 4;
+
+/// How many idle sessions one command may evict to make room for its answer.
+pub const EVICTED_PER_COMMAND_MAX: usize = 4;
 
 /// No version or revision of a copy may be above this: counting does not get there, damage does.
 pub const COUNTER_MAX: u64 = 1 << 62;

@@ -12,7 +12,8 @@
 //! however many come and go meanwhile. Events need no dirty places at all: a copy remembers for each shard the
 //! revision up to which it has handed them out.
 
-use super::piece::{Piece, StateRecord};
+use super::piece::{Piece, RECORD_OVERHEAD_BYTES, StateRecord};
+use super::session::Session;
 use super::shard::{Entry, Shard};
 use super::usage::Usage;
 use proto::{ClientId, Revision, ShardId};
@@ -22,6 +23,10 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 type Shards = BTreeMap<ShardId, Shard>;
+
+/// Up to how many bytes the dirty records are summed one by one; beyond, what remains is a mere estimate above
+/// this. Well more than raftstore copies in one hold of its lock, and few enough records to look up at every step.
+const EXACT_BYTES_MAX: u64 = 1 << 20;
 
 /// A part of a shard's state, in the order of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -273,24 +278,50 @@ impl Copy {
         fits
     }
 
-    /// About how many bytes are still to be handed out; 0 if and only if nothing is.
+    /// About how many bytes are still to be handed out, 0 if and only if nothing is. Once the first pass is over,
+    /// never less than there are, as long as they are at most [`EXACT_BYTES_MAX`].
     fn remaining(&self, shards: &Shards) -> u64 {
         let ahead = match &self.reach {
             Reach::Nothing => Bound::Unbounded,
             Reach::UpTo(Place { shard, part: Part::Tail }) => Bound::Excluded(*shard),
             Reach::UpTo(Place { shard, .. }) => Bound::Included(*shard),
             Reach::Everything if self.dirty.is_empty() => return 0,
-            Reach::Everything => return self.dirty_bytes(shards).max(1),
+            Reach::Everything => return self.dirty_bytes(shards),
         };
         let ahead = shards.range((ahead, Bound::Unbounded));
         let ahead: u64 = ahead.map(|(_, shard)| shard.usage.copy_bytes()).sum();
         (ahead.saturating_sub(self.reached_bytes) + self.dirty_bytes(shards)).max(1)
     }
 
+    /// The sizes of the dirty records, as long as they are few; the average of all records says nothing of them
+    /// where a few large ones are written all the time.
     fn dirty_bytes(&self, shards: &Shards) -> u64 {
+        let mut bytes = RECORD_OVERHEAD_BYTES as u64 * self.dirty.len() as u64;
+        let mut places = self.dirty.keys();
+        while bytes <= EXACT_BYTES_MAX {
+            let Some(place) = places.next() else { return bytes };
+            bytes += self.payload_bytes(place, shards);
+        }
         let mut total = Usage::default();
         shards.values().for_each(|shard| total.exchange(Usage::default(), shard.usage));
-        total.record_bytes() * self.dirty.len() as u64
+        bytes.max(total.record_bytes() * self.dirty.len() as u64)
+    }
+
+    /// What the records of a dirty place take beside the overhead of one record, in bytes.
+    fn payload_bytes(&self, place: &Place<'_>, shards: &Shards) -> u64 {
+        let shard = shards.get(&place.shard).expect("only places of present shards are marked");
+        match &place.part {
+            Part::Key(key) => {
+                let value = shard.data.get(&**key).map_or(0, |entry| entry.value.len());
+                (key.len() + value) as u64
+            }
+            Part::Session(client) => shard.sessions.get(client).map_or(0, Session::answer_bytes),
+            Part::Tail => {
+                let handed = self.events.get(&place.shard).copied().unwrap_or_default();
+                let events = shard.events.after(handed);
+                events.map(|event| (event.key.len() + RECORD_OVERHEAD_BYTES) as u64).sum()
+            }
+        }
     }
 }
 

@@ -7,15 +7,17 @@
 //! yet. Any other stamp without a session once had one, and is refused with `session_expired`, outcome
 //! unknown. What remains is a late duplicate of a client's *first* requests, arriving after the session was
 //! forgotten: it would open another session and take effect again. Sessions are therefore forgotten only when
-//! nobody may send that request any more: after an idle [`SESSION_TTL_MS`], or, when there are too many, the
-//! idlest first but none before an idle [`SESSION_IDLE_MIN_MS`]. Where even that finds none, the newcomer is
-//! refused with `overloaded`, not the old one evicted: exactly-once wins over availability for new clients.
+//! nobody may send that request any more: after an idle [`SESSION_TTL_MS`], or, when there are too many or they
+//! keep too many answers, the idlest first but none before an idle [`SESSION_IDLE_MIN_MS`]. Where even that
+//! does not make room, the newcomer is refused with `overloaded`, not the old one evicted: exactly-once wins
+//! over availability for new writes.
 //!
 //! Work per command is bounded and depends on nothing but the state: a replica that was restored from a copy
 //! forgets the same sessions at the same commands as one that never stopped.
 
 use super::bounds::{
-    ANSWERS_MAX, EXPIRED_PER_COMMAND_MAX, SESSION_IDLE_MIN_MS, SESSION_TTL_MS, SESSIONS_MAX, WINDOW,
+    ANSWERS_MAX, EVICTED_PER_COMMAND_MAX, EXPIRED_PER_COMMAND_MAX, SESSION_IDLE_MIN_MS, SESSION_TTL_MS,
+    SESSIONS_MAX, WINDOW,
 };
 use super::copy::Part;
 use super::outcome::Outcome;
@@ -62,7 +64,7 @@ impl KvMachine {
         if let Some(outcome) = session.answer(stamp.sequence) {
             return Admission::Answered(outcome);
         }
-        match self.check_answers() {
+        match self.make_room_for_answer() {
             Ok(()) => Admission::Fresh,
             Err(refusal) => Admission::Refused(refusal),
         }
@@ -101,9 +103,10 @@ impl KvMachine {
                 format!("session is unknown or was idle for more than {SESSION_TTL_MS} ms: {client}");
             return Err(Error::unknown(Code::SessionExpired, message));
         }
-        self.check_answers()?;
-        if self.total.sessions >= self.bounds.sessions_max {
-            self.evict_session()?;
+        self.make_room_for_answer()?;
+        if self.total.sessions >= self.bounds.sessions_max && !self.evict_idlest() {
+            let message = format!("too many sessions: {}", self.total.sessions);
+            return Err(Error::new(Code::Overloaded, message));
         }
         let active_s = self.time_ms / 1000;
         let home = shard_entry(&mut self.shards, &mut self.copies, shard);
@@ -115,24 +118,29 @@ impl KvMachine {
         Ok(())
     }
 
-    fn evict_session(&mut self) -> Result<(), Error> {
+    /// Forgets the idlest session, unless it may still be in use; says whether it did.
+    fn evict_idlest(&mut self) -> bool {
         match self.idleness.first() {
             Some(&(active_s, shard, client)) if is_idle(active_s, self.time_ms, SESSION_IDLE_MIN_MS) => {
                 self.forget_session(shard, client);
-                Ok(())
+                true
             }
-            _ => {
-                let message = format!("too many sessions: {}", self.total.sessions);
-                Err(Error::new(Code::Overloaded, message))
-            }
+            _ => false,
         }
     }
 
-    fn check_answers(&self) -> Result<(), Error> {
-        if self.total.answers < self.bounds.answers_max {
-            return Ok(());
+    /// Makes sure that one more answer may be kept. Never evicts the session that asks: it is active now.
+    fn make_room_for_answer(&mut self) -> Result<(), Error> {
+        let full = |machine: &Self| machine.total.answers >= machine.bounds.answers_max;
+        let mut left = EVICTED_PER_COMMAND_MAX;
+        while full(self) && left > 0 && self.evict_idlest() {
+            left -= 1;
         }
-        Err(Error::new(Code::Overloaded, format!("too many answers are kept: {}", self.total.answers)))
+        if full(self) {
+            let message = format!("too many answers are kept: {}", self.total.answers);
+            return Err(Error::new(Code::Overloaded, message));
+        }
+        Ok(())
     }
 
     /// Notes the stamp's arrival in its session, and frees the answers that nobody waits for any more.

@@ -12,6 +12,9 @@ use std::collections::VecDeque;
 /// How an answer's bytes are written inside a session's record; part of the format of copies.
 const CONFIG: Configuration = standard();
 
+/// The most bytes of one answer in a session's record: a distance within the window, a kind, three counters.
+const ANSWER_BYTES_MAX: u64 = 3 + 1 + 3 * 9;
+
 /// The answers from the lowest sequence up that the client still waits for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Session {
@@ -40,6 +43,11 @@ impl Session {
 
     pub(super) fn answers(&self) -> u64 {
         self.answers.len() as u64
+    }
+
+    /// The most bytes that [`encode_answers`](Self::encode_answers) makes of them.
+    pub(super) fn answer_bytes(&self) -> u64 {
+        ANSWER_BYTES_MAX * self.answers()
     }
 
     /// Notes that the client wrote at `active_s` and waits for nothing below `lowest_open`. Says whether this

@@ -3,7 +3,7 @@
 //! It must stay a mirror: what it cannot express, `proto` cannot either.
 
 use bytes::Bytes;
-use proto::{BatchReply, DecodeError, Error, Expect, NodeId, Revision, Version};
+use proto::{Error, Expect, NodeId, Revision, Version};
 
 /// One thing asked of the key/value machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,48 +166,37 @@ pub struct Answers {
     pub node: NodeId,
 }
 
-impl Answers {
-    /// The answers in an encoded [`BatchReply`] of `node`, sharing its memory.
-    ///
-    /// # Errors
-    /// [`DecodeError`] where the bytes are not a reply.
-    pub fn decode(message: &Bytes, node: NodeId) -> Result<Self, DecodeError> {
-        let BatchReply { answers, lag_ms } = proto::decode(message)?;
-        let owned = |answer: proto::Answer<'_>| answer.map(|reply| Reply::sharing(message, &reply));
-        Ok(Self { answers: answers.into_iter().map(owned).collect(), lag_ms, node })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::Code;
 
-    /// A reply decodes to equal owned values that share the message's memory.
+    /// Owned replies equal the borrowed ones that they are made of, and share their message's memory.
     #[test]
-    fn decoding_shares_memory() {
+    fn owned_replies_share_memory() {
         let record = proto::Record { key: b"k", value: b"vv", version: Version(2), revision: Revision(9) };
-        let reply = BatchReply {
-            answers: vec![
-                Ok(proto::Reply::Value { value: b"value", version: Version(1), revision: Revision(3) }),
-                Ok(proto::Reply::Written { version: Version(4), revision: Revision(5), length: 6 }),
-                Ok(proto::Reply::Deleted { revision: Revision(8) }),
-                Ok(proto::Reply::Page { records: vec![record], more: true }),
-                Err(Error::new(Code::NotFound, "key does not exist")),
-            ],
-            lag_ms: 7,
+        let message = Bytes::from(proto::encode(&vec![
+            proto::Reply::Value { value: b"value", version: Version(1), revision: Revision(3) },
+            proto::Reply::Written { version: Version(4), revision: Revision(5), length: 6 },
+            proto::Reply::Deleted { revision: Revision(8) },
+            proto::Reply::Page { records: vec![record], more: true },
+        ]));
+        let replies: Vec<proto::Reply<'_>> = proto::decode(&message).unwrap();
+        let owned: Vec<Reply> = replies.iter().map(|reply| Reply::sharing(&message, reply)).collect();
+        let text = Bytes::from_static;
+        let record =
+            Record { key: text(b"k"), value: text(b"vv"), version: Version(2), revision: Revision(9) };
+        let expected = [
+            Reply::Value { value: text(b"value"), version: Version(1), revision: Revision(3) },
+            Reply::Written { version: Version(4), revision: Revision(5), length: 6 },
+            Reply::Deleted { revision: Revision(8) },
+            Reply::Page { records: vec![record], more: true },
+        ];
+        assert_eq!(owned, expected);
+        let (Reply::Value { value, .. }, Reply::Page { records, .. }) = (&owned[0], &owned[3]) else {
+            unreachable!("they equal what is expected")
         };
-        let message = Bytes::from(proto::encode(&reply));
-        let owned = Answers::decode(&message, NodeId(2)).unwrap();
-        assert_eq!((owned.answers.len(), owned.lag_ms, owned.node), (5, 7, NodeId(2)));
-        let Ok(Reply::Value { value, version: Version(1), revision: Revision(3) }) = &owned.answers[0] else {
-            panic!("{owned:?}")
-        };
-        assert_eq!(value, "value");
-        assert!(message.as_ptr_range().contains(&value.as_ptr()));
-        let Ok(Reply::Page { records, more: true }) = &owned.answers[3] else { panic!("{owned:?}") };
-        assert_eq!((&records[0].key[..], &records[0].value[..]), (&b"k"[..], &b"vv"[..]));
-        assert_eq!(owned.answers[4], Err(Error::new(Code::NotFound, "key does not exist")));
-        assert!(Answers::decode(&message.slice(..message.len() - 1), NodeId(2)).is_err());
+        for part in [value, &records[0].key, &records[0].value] {
+            assert!(message.as_ptr_range().contains(&part.as_ptr()), "{part:?}");
+        }
     }
 }

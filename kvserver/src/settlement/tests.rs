@@ -88,7 +88,7 @@ async fn a_write_keeps_its_stamp() {
     let script = Script::new([
         vec![none(Code::NoLeader)],
         vec![unknown(Code::Unavailable)],
-        vec![none(Code::Overloaded)],
+        vec![none(Code::Unavailable)],
         vec![unknown(Code::Timeout)],
         vec![written()],
     ]);
@@ -127,6 +127,57 @@ async fn none_is_told_where_it_is_true() {
     assert_eq!(told(&script, put("k")).await, Err((Code::Overloaded, Outcome::None)));
     let script = Script::new([vec![unknown(Code::Unavailable)], vec![unknown(Code::Timeout)]]);
     assert_eq!(told(&script, get("k")).await, Err((Code::Timeout, Outcome::None)));
+}
+
+/// A write that meets a full queue is not sent again, and its caller hears of it at once; a read is.
+#[tokio::test(start_paused = true)]
+async fn overloaded_is_final_for_writes() {
+    let started = Instant::now();
+    let script = Script::new([vec![none(Code::Overloaded)]]);
+    assert_eq!(told(&script, put("k")).await, Err((Code::Overloaded, Outcome::None)));
+    assert_eq!((script.sent().len(), started.elapsed()), (1, Duration::ZERO));
+    let script = Script::new([vec![unknown(Code::Timeout)], vec![none(Code::Overloaded)]]);
+    assert_eq!(told(&script, put("k")).await, Err((Code::Overloaded, Outcome::Unknown)));
+    assert_eq!(script.sent().len(), 2);
+    let script = Script::new([vec![none(Code::Overloaded)], vec![value(b"v")]]);
+    assert!(told(&script, get("k")).await.is_ok());
+}
+
+/// More writes to one shard than its session may have open all take effect, in rounds without a pause, each under
+/// a stamp of its own.
+#[tokio::test(start_paused = true)]
+async fn writes_wait_for_their_stamps() {
+    let started = Instant::now();
+    let script = Script::new([vec![written(); 512], vec![written(); 488]]);
+    let answers = settled(&script, &call(vec![put("{room1}/k"); 1_000])).await;
+    assert!(answers.iter().all(Result::is_ok));
+    let sent = script.sent();
+    assert_eq!(sent.iter().map(Vec::len).collect::<Vec<_>>(), [512, 488]);
+    let mut sequences: Vec<u64> = sent.concat().into_iter().map(|stamp| stamp.unwrap().sequence.0).collect();
+    sequences.sort_unstable();
+    assert_eq!(sequences, (1..=1_000).collect::<Vec<_>>());
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+/// A write goes on once others leave it room; where they never do, its deadline ends it without effect.
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_stamp_ends() {
+    let stamps = Stamps::default();
+    let shard = proto::shard_of(b"k", 256);
+    let full: Vec<Ticket> = std::iter::from_fn(|| stamps.open(shard)).collect();
+    let script = Script::new([vec![written()]]);
+    let mut answers = settle(&script, &stamps, 256, &call(vec![put("k")])).await.0;
+    let refused = answers.remove(0).unwrap_err();
+    assert_eq!((refused.code, refused.outcome), (Code::Overloaded, Outcome::None));
+    assert_eq!(script.sent().len(), 0);
+    let leaving = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(full);
+    };
+    let call = call(vec![put("k")]);
+    let ((answers, _), ()) = tokio::join!(settle(&script, &stamps, 256, &call), leaving);
+    assert!(answers[0].is_ok());
+    assert_eq!(script.sent().len(), 1);
 }
 
 /// A forgotten session is replaced by a new one, under which a write that took no effect goes on.

@@ -120,3 +120,38 @@ async fn racing_appends_keep_to_the_limit() {
     assert_eq!(done, 10);
     assert_eq!(fleet.door(1).value("hot").await.unwrap().len(), 10_000);
 }
+
+/// A put that fills a value and an append beside it do not outgrow the limit together, whichever comes first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_and_an_append_keep_to_the_limit() {
+    let limits = Limits { value_bytes_max: 10_000, ..Limits::default() };
+    let fleet = Fleet::start(Settings { limits, ..Settings::default() }).await;
+    let whole = "v".repeat(10_000);
+    for (key, operations, length) in [("k", ["put", "append"], 10_000), ("l", ["append", "put"], 4)] {
+        let value = |op: &str| if op == "put" { whole.as_str() } else { "more" };
+        let operations = operations.map(|op| json!({"op": op, "key": key, "value": value(op)}));
+        let answers = fleet.door(1).batch(&json!(operations)).await.json();
+        let codes = [0, 1].map(|at| answers["answers"][at]["code"].as_str());
+        assert_eq!(codes, [None, Some("overloaded")], "{answers}");
+        assert_eq!(fleet.door(1).value(key).await.unwrap().len(), length);
+    }
+}
+
+/// However many writes of one batch go to one shard, all of them take effect.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_may_fill_one_shard() {
+    let fleet = Fleet::start(Settings::default()).await;
+    let puts: Vec<Value> = (0..1_000)
+        .map(|number| json!({"op": "put", "key": format!("{{room1}}/{number:04}"), "value": "v"}))
+        .collect();
+    for node in NODES {
+        let answer = fleet.door(node).batch(&json!(puts)).await;
+        let answers = answer.json();
+        let answers = answers["answers"].as_array().unwrap();
+        let refused: Vec<&Value> = answers.iter().filter(|of| of["status"].as_u64() > Some(201)).collect();
+        assert_eq!(answers.len(), 1_000, "{}", answer.text());
+        assert!(refused.is_empty(), "{} refused: {}", refused.len(), refused[0]);
+    }
+    let page = fleet.door(1).get("/v1/kv?prefix=%7Broom1%7D&limit=1000").await.json();
+    assert_eq!(page["keys"].as_array().unwrap().len(), 1_000);
+}

@@ -64,19 +64,31 @@ async fn hostile_batches_are_refused() {
     }
     let many = vec![Item { stamp: None, operation: Operation::Get { key: b"k" } }; (16 << 10) + 1];
     assert_eq!(send(door, request(1_000, many)).await.said().1, "batch_too_large");
-    let long = [b'k'; 5_000];
+    let long = [b'k'; (16 << 10) + 1];
+    // No such key can be written, but one may be there from when it could: it is looked for.
+    let older = &long[..5_000];
     let items = vec![
         Item { stamp: None, operation: Operation::Get { key: b"" } },
         Item { stamp: None, operation: Operation::Get { key: &long } },
         Item { stamp: None, operation: Operation::Delete { key: &long, expect: Expect::Any } },
         scan(0),
-        Item { stamp: None, operation: Operation::Get { key: b"absent" } },
+        Item { stamp: None, operation: Operation::Put { key: older, value: b"", expect: Expect::Any } },
+        Item { stamp: None, operation: Operation::Get { key: older } },
+        Item { stamp: None, operation: Operation::Delete { key: older, expect: Expect::Any } },
     ];
     let answer = send(door, request(5_000, items)).await;
     let reply: BatchReply<'_> = proto::decode(&answer.body).unwrap();
     let codes: Vec<(Code, Outcome)> =
         reply.answers.into_iter().map(|answer| answer.unwrap_err()).map(|e| (e.code, e.outcome)).collect();
-    let expected = [Code::BadRequest, Code::KeyTooLarge, Code::KeyTooLarge, Code::BadRequest, Code::NotFound];
+    let expected = [
+        Code::BadRequest,
+        Code::KeyTooLarge,
+        Code::KeyTooLarge,
+        Code::BadRequest,
+        Code::KeyTooLarge,
+        Code::NotFound,
+        Code::NotFound,
+    ];
     assert_eq!(codes, expected.map(|code| (code, Outcome::None)));
 }
 
@@ -108,5 +120,26 @@ async fn many_scans_share_one_answer() {
         let pages = reply.answers.iter().filter(|answer| matches!(answer, Ok(Reply::Page { .. }))).count();
         let again = |answer: &&proto::Answer<'_>| matches!(answer, Err(error) if error.code == Code::Overloaded && error.retryable());
         assert!(pages >= 1 && pages + reply.answers.iter().filter(again).count() == 200, "{pages} pages");
+    }
+}
+
+/// As many stale scans as a batch may hold keep to its deadline: those that are not made in time are refused so.
+#[tokio::test(flavor = "multi_thread")]
+async fn stale_scans_keep_to_the_deadline() {
+    let fleet = Fleet::start(Settings::groups(2)).await;
+    let door = fleet.door(1);
+    assert!(door.put("k", "v").await.is_done());
+    let body = |deadline_ms| {
+        let items = vec![scan(1); 16 << 10];
+        let consistency = Consistency::Stale { lag_ms_max: None };
+        proto::encode(&BatchRequest { deadline_ms, consistency, request_id: 7, items })
+    };
+    for deadline_ms in [0, 2] {
+        let answer = send(door, body(deadline_ms)).await;
+        let reply: BatchReply<'_> = proto::decode(&answer.body).unwrap();
+        let late = reply.answers.iter().filter_map(|answer| answer.as_ref().err());
+        let late: Vec<(Code, Outcome)> = late.map(|error| (error.code.clone(), error.outcome)).collect();
+        assert!(!late.is_empty(), "16,384 scans in {deadline_ms} ms");
+        assert!(late.iter().all(|late| *late == (Code::Timeout, Outcome::None)), "{late:?}");
     }
 }

@@ -80,3 +80,22 @@ async fn bad_conditions() {
     assert_eq!(wire.ask("GET /v1/kv/k", &[("if-none-match", "1")], b"").await.status, 400);
     assert_eq!(stand.fake.calls(), 0);
 }
+
+/// What would make a write one of a part, or one that depends on a time, refuses it; a read has no use for them.
+#[tokio::test]
+async fn parts_and_times() {
+    let stand = Stand::new().await;
+    let mut wire = Wire::connect(stand.address).await;
+    let time = "Sat, 29 Oct 1994 19:43:31 GMT";
+    for header in
+        [("content-range", "bytes 2-3/4"), ("if-unmodified-since", time), ("if-modified-since", time)]
+    {
+        for method in ["PUT", "POST", "DELETE"] {
+            let answer = wire.ask(&format!("{method} /v1/kv/k"), &[header], b"x").await;
+            assert_eq!((answer.status, &answer.code()[..]), (400, "bad_request"), "{method} {header:?}");
+            assert!(answer.detail().contains(header.0), "{answer:?}");
+        }
+    }
+    assert_eq!(stand.fake.calls(), 0);
+    assert_eq!(wire.ask("GET /v1/kv/k", &[("if-modified-since", time)], b"").await.status, 404);
+}

@@ -9,7 +9,8 @@ use kvserver::service::{
 };
 use proto::{Code, Error, Expect, Limits, NodeId, Revision, Version};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
 use tokio::sync::watch;
 
 #[derive(Clone)]
@@ -39,11 +40,20 @@ pub(crate) struct Fake {
     held: watch::Sender<bool>,
     /// Calls that wait.
     waiting: watch::Sender<usize>,
+    /// While true, looks at the node block their thread.
+    blind: Mutex<bool>,
+    sighted: Condvar,
 }
 
 impl Default for Fake {
     fn default() -> Self {
-        Self { state: Mutex::default(), held: watch::Sender::new(false), waiting: watch::Sender::new(0) }
+        Self {
+            state: Mutex::default(),
+            held: watch::Sender::new(false),
+            waiting: watch::Sender::new(0),
+            blind: Mutex::default(),
+            sighted: Condvar::new(),
+        }
     }
 }
 
@@ -60,6 +70,23 @@ impl Fake {
     pub(crate) async fn holds(&self, count: usize) {
         let mut waiting = self.waiting.subscribe();
         crate::wire::patiently(waiting.wait_for(|waiting| *waiting == count)).await.unwrap();
+    }
+
+    pub(crate) fn blind(&self, blind: bool) {
+        *self.blind.lock().unwrap() = blind;
+        self.sighted.notify_all();
+    }
+
+    fn look(&self) {
+        let (blind, patience) = (self.blind.lock().unwrap(), Duration::from_secs(10));
+        let (_blind, waited) = self.sighted.wait_timeout_while(blind, patience, |blind| *blind).unwrap();
+        assert!(!waited.timed_out(), "nobody was left to end this");
+    }
+
+    /// Puts a value of any length under a key.
+    pub(crate) fn store(&self, key: &'static [u8], value: Vec<u8>) {
+        let entry = Entry { value: value.into(), version: 1, revision: 1 };
+        self.state.lock().unwrap().keys.insert(Bytes::from_static(key), entry);
     }
 
     pub(crate) fn fail(&self, error: impl Into<Option<Error>>) {
@@ -188,25 +215,36 @@ impl Service for Fake {
             if let Some(failure) = &state.failure {
                 return Err(failure.clone());
             }
-            let answers = call.operations.iter().map(|operation| state.carry_out(operation)).collect();
+            let mut left = Some(call.answer_bytes_max);
+            let mut bounded = |answer: Answer| {
+                let Ok(Reply::Value { value, .. }) = &answer else { return answer };
+                left = left.and_then(|left| left.checked_sub(value.len()));
+                left.map_or_else(|| Err(Error::new(Code::BatchTooLarge, "too much to answer")), |_| answer)
+            };
+            let answers =
+                call.operations.iter().map(|operation| bounded(state.carry_out(operation))).collect();
             Ok(Answers { answers, lag_ms: state.lag_ms, node: NodeId(7) })
         }
         .boxed()
     }
 
     fn cluster(&self) -> ClusterView {
+        self.look();
         ClusterView { cluster: "test".into(), shards: 256, ..ClusterView::default() }
     }
 
     fn status(&self) -> NodeStatus {
+        self.look();
         NodeStatus { id: 7, cluster: "test".into(), ..NodeStatus::default() }
     }
 
     fn readiness(&self) -> Result<(), String> {
+        self.look();
         self.state.lock().unwrap().not_ready.clone().map_or(Ok(()), Err)
     }
 
     fn metrics(&self, into: &mut MetricsText) {
+        self.look();
         into.single("fake_keys", MetricKind::Gauge, "Keys of the fake.", self.keys().len());
     }
 

@@ -224,3 +224,27 @@ async fn a_panic_is_contained() {
     let page = String::from_utf8(page.body).unwrap();
     assert!(page.contains("flotilla_http_requests_in_flight 0\n"), "{page}");
 }
+
+/// A caller that takes an answer too slowly is cut off, however steadily it reads; one that is just slow gets it all.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_trickles() {
+    // Long enough for what the kernel takes at once to be read at the trickle's pace.
+    let stand = Stand::with(HttpConfig { idle_timeout_ms: 150_000, ..HttpConfig::default() }).await;
+    stand.fake.store(b"k", vec![7; 16 << 20]);
+    for (pause_ms, whole) in [(1_000, false), (100, true)] {
+        let mut wire = Wire::connect(stand.address).await;
+        wire.send(Wire::request("GET /v1/kv/k", &[], b"")).await;
+        let mut scratch = vec![0; 16 << 10];
+        let mut read = 0;
+        while read < 16 << 20 {
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+            match tokio::io::AsyncReadExt::read(&mut wire.stream, &mut scratch).await {
+                Ok(0) | Err(_) => break,
+                Ok(bytes) => read += bytes,
+            }
+        }
+        assert_eq!(read >= 16 << 20, whole, "a pause of {pause_ms} ms after each 16 KiB: {read} bytes");
+    }
+    let page = stand.ask("GET /metrics", &[], b"").await;
+    assert!(String::from_utf8(page.body).unwrap().contains("flotilla_http_answers_timed_out_total 1\n"));
+}

@@ -117,3 +117,13 @@ async fn bad_keys() {
     assert_eq!(stand.fake.calls(), 0);
     assert_eq!(wire.ask(&format!("PUT /v1/kv/{longest}"), &[], b"x").await.status, 201);
 }
+
+/// A value that is longer than what may be written now, as one that was written under another limit, is read.
+#[tokio::test]
+async fn values_beyond_the_limit_are_read() {
+    let stand = Stand::new().await;
+    stand.fake.store(b"k", vec![7; 16 << 20]);
+    let answer = stand.ask("GET /v1/kv/k", &[], b"").await;
+    assert_eq!((answer.status, answer.body.len()), (200, 16 << 20));
+    assert_eq!(stand.ask("HEAD /v1/kv/k", &[], b"").await.status, 200);
+}

@@ -134,3 +134,48 @@ async fn connections() {
     crate::wire::patiently(served).await;
     assert_eq!(stand.fake.keys(), ["k"]);
 }
+
+/// Beyond the memory for answers that are not sent yet the answer is 429, and says of a write that it may have
+/// happened; small answers always fit, and who reads or leaves makes room.
+#[tokio::test]
+async fn answer_bytes_in_flight() {
+    let stand = Stand::new().await;
+    stand.fake.store(b"large", vec![7; 16 << 20]);
+    stand.fake.store(b"medium", vec![7; 1 << 20]);
+    stand.fake.store(b"small", vec![7; 64 << 10]);
+    let holds = async |bytes: usize| {
+        let line = format!("flotilla_http_answer_bytes_in_flight {bytes}\n");
+        let held = async {
+            while !String::from_utf8(stand.ask("GET /metrics", &[], b"").await.body).unwrap().contains(&line)
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        crate::wire::patiently(held).await;
+    };
+    let mut deaf = Vec::new();
+    for _ in 0..16 {
+        let mut wire = Wire::connect(stand.address).await;
+        wire.send(Wire::request("GET /v1/kv/large", &[], b"")).await;
+        deaf.push(wire);
+    }
+    holds(256 << 20).await;
+    let read: &[u8] = br#"{"operations":[{"op":"get","key":"medium"}]}"#;
+    let written: &[u8] = br#"{"operations":[{"op":"put","key":"k","value":""},{"op":"get","key":"medium"}]}"#;
+    let json: &[_] = &[("content-type", "application/json")];
+    for (line, headers, body, outcome) in [
+        ("GET /v1/kv/medium", &[][..], &b""[..], "none"),
+        ("GET /v1/kv?prefix=medium", &[], b"", "none"),
+        ("POST /v1/batch", json, read, "none"),
+        ("POST /v1/batch", json, written, "unknown"),
+    ] {
+        let refused = stand.ask(line, headers, body).await;
+        assert_eq!((refused.status, &refused.code()[..]), (429, "overloaded"), "{line}");
+        assert_eq!(refused.json()["outcome"], outcome, "{line}");
+    }
+    assert_eq!(stand.ask("GET /v1/kv/small", &[], b"").await.status, 200);
+    assert_eq!(deaf.pop().unwrap().answer(false).await.body.len(), 16 << 20);
+    assert_eq!(stand.ask("GET /v1/kv/large", &[], b"").await.status, 200);
+    drop(deaf);
+    holds(0).await;
+}

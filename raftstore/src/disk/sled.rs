@@ -110,7 +110,9 @@ impl SledDisk {
     fn remove_leftovers(&self) -> Result<(), DiskError> {
         for name in self.entries()? {
             let folder = self.folder(&name);
-            if name.starts_with(REMOVED) || !folder.join(MADE).exists() {
+            // Where the disk cannot say, nothing is removed.
+            let made = folder.join(MADE).try_exists().map_err(failed("look into", &folder))?;
+            if name.starts_with(REMOVED) || !made {
                 fs::remove_dir_all(&folder).map_err(failed("remove", &folder))?;
             }
         }

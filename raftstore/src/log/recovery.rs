@@ -20,8 +20,6 @@ use super::tail::level_tails;
 use crate::disk::Disk;
 use crate::snapshot::{Bin, Snapshot, Tables, parse_table_name};
 use crate::storage::{StorageConfig, StorageError};
-use crate::types::{Data, Entry, Payload};
-use bytes::Bytes;
 use proto::GroupId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -204,7 +202,7 @@ impl Replay {
         tables: &[String],
     ) -> Result<Recovered, StorageError> {
         level_tails(self.groups.values(), self.tail_bytes_max);
-        let mut current = BTreeSet::new();
+        let (mut current, mut next_snapshot) = (BTreeSet::new(), 1);
         for group in self.groups.values() {
             let mut state = group.state();
             let State { view, durable } = &mut *state;
@@ -215,10 +213,11 @@ impl Replay {
                 let snapshot = Snapshot::new(manifest.clone(), Arc::new(owned));
                 snapshot.check_tables(tables)?;
                 current.insert((group.id, manifest.number));
+                // An empty snapshot has no tables that would tell.
+                next_snapshot = next_snapshot.max(manifest.number + 1);
                 durable.snapshot = Some(snapshot);
             }
         }
-        let mut next_snapshot = 1;
         for name in tables {
             let Some((group, number, _)) = parse_table_name(name) else { continue };
             next_snapshot = next_snapshot.max(number + 1);
@@ -242,7 +241,7 @@ fn follow(view: &mut View, operation: Operation) -> usize {
                 if view.tail.last().is_some_and(|last| last.log_id.index() + 1 != index) {
                     view.tail.clear();
                 }
-                view.tail.push(own(entry));
+                view.tail.push(entry);
                 view.tail.set_durable(index + 1);
             }
             return view.tail.bytes().saturating_sub(before);
@@ -253,16 +252,6 @@ fn follow(view: &mut View, operation: Operation) -> usize {
         _ => {}
     }
     0
-}
-
-/// The same entry without a hold on the record that it came from.
-fn own(entry: Entry) -> Entry {
-    match entry.payload {
-        Payload::Normal(Data(bytes)) => {
-            Entry { payload: Payload::Normal(Data(Bytes::copy_from_slice(&bytes))), ..entry }
-        }
-        _ => entry,
-    }
 }
 
 /// Shows the replica what the disk has.

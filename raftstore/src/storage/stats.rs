@@ -25,6 +25,8 @@ pub struct StorageStats {
     pub disk_reads: u64,
     /// Sync latencies, see [`LATENCY_BUCKETS`]; the last bucket has no upper end.
     pub sync_micros: [u64; LATENCY_BUCKETS],
+    /// How long all syncs took together, in microseconds.
+    pub sync_micros_sum: u64,
     /// Segments of the log on disk, the one being written included.
     pub segments: u64,
     /// Bytes in these segments, as handed to the disk.
@@ -46,6 +48,7 @@ pub(crate) struct Counters {
     pub(crate) segments_removed: AtomicU64,
     pub(crate) disk_reads: AtomicU64,
     sync_micros: [AtomicU64; LATENCY_BUCKETS],
+    sync_micros_sum: AtomicU64,
     pub(crate) segments: AtomicU64,
     pub(crate) segment_bytes: AtomicU64,
     pub(crate) live_bytes: AtomicU64,
@@ -61,6 +64,7 @@ impl Counters {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket = (u64::BITS - micros.leading_zeros()) as usize;
         count(&self.sync_micros[bucket.min(LATENCY_BUCKETS - 1)], 1);
+        count(&self.sync_micros_sum, micros);
         count(&self.syncs, 1);
     }
 
@@ -75,6 +79,7 @@ impl Counters {
             segments_removed: read(&self.segments_removed),
             disk_reads: read(&self.disk_reads),
             sync_micros: self.sync_micros.each_ref().map(read),
+            sync_micros_sum: read(&self.sync_micros_sum),
             segments: read(&self.segments),
             segment_bytes: read(&self.segment_bytes),
             live_bytes: read(&self.live_bytes),

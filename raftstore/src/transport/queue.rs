@@ -381,7 +381,8 @@ impl Call {
     /// [`Failure`], which says whether the call was sent.
     pub(crate) async fn answer(mut self, timeout: Duration) -> Answer {
         if let Ok(answer) = tokio::time::timeout(timeout, &mut self.answer).await {
-            return answer.unwrap_or_else(|_| Err(self.queue.refused("call was dropped")));
+            // Nobody drops a call unanswered; should it happen, nobody knows how far it came.
+            return answer.unwrap_or_else(|_| Err(self.queue.timed_out(true, timeout)));
         }
         match self.queue.forget(self.id, None) {
             Some(sent) => Err(self.queue.timed_out(sent, timeout)),

@@ -80,7 +80,6 @@ pub struct Cluster {
     pub settings: Settings,
     pub truths: BTreeMap<GroupId, Arc<Truth>>,
     members: BTreeMap<NodeId, Address>,
-    clock: SimulatedClock,
     running: BTreeMap<u64, Node>,
     /// What is left in memory of nodes that lost their power by a fuse or by [`Cluster::kill`].
     ghosts: BTreeMap<u64, Node>,
@@ -123,7 +122,6 @@ impl Cluster {
             rack: Rack::new(1..=settings.nodes + 2),
             truths: settings.groups.iter().map(|&group| (group, Arc::new(Truth::default()))).collect(),
             members,
-            clock: SimulatedClock::starting_at(1_000_000),
             running: BTreeMap::new(),
             ghosts: BTreeMap::new(),
             commands: AtomicU64::new(0),
@@ -165,7 +163,9 @@ impl Cluster {
             ghost.bury().await;
         }
         let (disk, network) = self.rack.plug_in(node);
-        let host = Host::start(config, disk, network, Arc::new(self.clock)).await?;
+        // Wall clocks are hours apart, and set back to the same morning by every restart.
+        let clock = SimulatedClock::starting_at(node * 10_000_000);
+        let host = Host::start(config, disk, network, Arc::new(clock)).await?;
         let mut groups = BTreeMap::new();
         for (&id, truth) in &self.truths {
             let truth = truth.clone();

@@ -111,6 +111,7 @@ impl Machine for Journal {
         if at.time_ms < self.time_ms {
             self.truth.violated(format!("time went back from {} to {}", self.time_ms, at.time_ms));
         }
+        self.truth.time(at.time_ms);
         self.time_ms = self.time_ms.max(at.time_ms);
         let ordinal = self.head.count;
         self.truth.applied(ordinal, command);
@@ -124,6 +125,10 @@ impl Machine for Journal {
         Bytes::copy_from_slice(&ordinal.to_le_bytes())
     }
 
+    fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
     fn copy_begin(&mut self) -> CopyId {
         self.next_copy += 1;
         let id = CopyId(self.next_copy);
@@ -135,7 +140,7 @@ impl Machine for Journal {
         let copy = self.copies.get_mut(&copy).expect("a copy that goes on was begun and has not ended");
         let mut bytes = Vec::new();
         if std::mem::take(&mut copy.head) {
-            put_record(&mut bytes, HEAD, self.head.count, self.head.digest.0, &[]);
+            put_record(&mut bytes, HEAD, self.head.count, self.head.digest.0, &self.time_ms.to_le_bytes());
         }
         while bytes.len() < bytes_max
             && let Some(writer) = copy.writers.pop_first()
@@ -162,6 +167,8 @@ impl Machine for Journal {
             match kind {
                 HEAD => {
                     self.head = Head { count: first, digest: Digest(second) };
+                    self.time_ms =
+                        name.try_into().map(u64::from_le_bytes).map_err(|_| malformed("no time"))?;
                     self.truth.loaded(self.head);
                 }
                 WRITER => {
@@ -187,7 +194,7 @@ fn a_copy_is_exact_whatever_happens_meanwhile() {
     let copy = original.copy_begin();
     let (mut loaded, mut steps) = (Journal::new(truth.clone()), 0);
     loop {
-        let step = original.copy_next(copy, 64);
+        let step = original.copy_next(copy, 80);
         loaded.load(&step.bytes).unwrap();
         if step.remaining == 0 {
             break;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use raftstore::ProposeError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::time::Instant;
 
 /// See the module. Shared by all replicas of a group, whatever crashes meanwhile.
 #[derive(Default)]
@@ -26,6 +27,8 @@ struct State {
     refused: BTreeMap<Bytes, ProposeError>,
     /// Commands whose outcome is open.
     unknown: BTreeSet<Bytes>,
+    /// The first time that a command carried, and when it was applied.
+    birth: Option<(u64, Instant)>,
 }
 
 /// How a proposal ended, as its client saw it.
@@ -60,6 +63,17 @@ impl Truth {
                 let violation = format!("{command:?} was applied at {ordinal} after a gap");
                 state.violations.push(violation);
             }
+        }
+    }
+
+    /// A command carried this time: no more may have passed in the group than did in the world, whatever the
+    /// wall clocks of its leaders say.
+    pub fn time(&self, time_ms: u64) {
+        let mut state = self.lock();
+        let (birth_ms, at) = *state.birth.get_or_insert_with(|| (time_ms, Instant::now()));
+        let passed_ms = at.elapsed().as_millis() as u64;
+        if time_ms > birth_ms + passed_ms + 1_000 {
+            state.violations.push(format!("{} ms passed in {passed_ms} ms", time_ms - birth_ms));
         }
     }
 

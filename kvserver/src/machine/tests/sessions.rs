@@ -1,6 +1,8 @@
 //! Exactly once: admission, stored answers, expiry and eviction.
 
-use super::super::bounds::{EXPIRED_PER_COMMAND_MAX, SESSION_IDLE_MIN_MS, SESSION_TTL_MS, WINDOW};
+use super::super::bounds::{
+    EVICTED_PER_COMMAND_MAX, EXPIRED_PER_COMMAND_MAX, SESSION_IDLE_MIN_MS, SESSION_TTL_MS, WINDOW,
+};
 use super::*;
 use proto::Outcome as Effect;
 
@@ -186,6 +188,32 @@ fn answers_are_bounded() {
     assert_eq!(written(&rig.stamped(1, 4, 3)).0, 4);
     assert_eq!(written(&rig.stamped(2, 1, 1)).0, 5);
     assert_eq!(rig.machine.usage(), Usage { keys: 1, bytes: 6, sessions: 2, answers: 3 });
+}
+
+/// When too many answers are kept, idle sessions give theirs up, the idlest first and only as many as needed, a
+/// bounded number at a command; none that may still repeat a request.
+#[test]
+fn full_answers_evict_the_idle() {
+    const SESSIONS: u64 = 2 + 2 * EVICTED_PER_COMMAND_MAX as u64;
+    let bounds = SessionBounds { sessions_max: 100, answers_max: SESSIONS };
+    let mut rig = Rig::over(KvMachine::with_bounds(bounds));
+    (1..=SESSIONS).for_each(|client| drop(rig.stamped(u128::from(client), 1, 1)));
+    rig.time_ms += 1000;
+    rig.stamped(3, 1, 1);
+    assert_eq!(refused(&rig.stamped(50, 1, 1)).code, Code::Overloaded);
+    rig.time_ms += SESSION_IDLE_MIN_MS;
+    written(&rig.stamped(50, 1, 1));
+    assert_eq!(refused(&rig.stamped(1, 2, 2)).code, Code::SessionExpired, "of equals, the first went");
+    written(&rig.stamped(50, 2, 1));
+    written(&rig.stamped(51, 1, 1));
+    let clients = |rig: &Rig| rig.machine.shards[&S0].sessions.keys().map(|id| id.0).collect::<Vec<_>>();
+    assert_eq!(clients(&rig), [3, 5, 6, 7, 8, 9, 10, 50, 51]);
+    // Far over its bound, a command evicts its share and no more.
+    rig.machine.bounds.answers_max = 1;
+    assert_eq!(refused(&rig.stamped(51, 2, 1)).code, Code::Overloaded);
+    assert_eq!(clients(&rig), [3, 9, 10, 50, 51]);
+    let twin = loaded(&pieces(&mut rig.machine, 300));
+    assert_eq!(twin.digest(), rig.machine.digest());
 }
 
 /// 100,000 sessions with an answer each take at most 200 bytes of replicated state apiece.
