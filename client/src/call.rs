@@ -170,16 +170,18 @@ impl<'c> Call<'c> {
                 }
                 Err(fault) => fault,
             };
-            self.unsettled |= self.is_write() && fault.outcome == Outcome::Unknown;
-            if fault.is_final_answer() {
-                ticket.inspect(|ticket| ticket.confirm());
-                return Turn::Ended(Err(answer_of(fault)));
-            }
+            // The machine refused this attempt by its stamp, so this one was certainly not carried out. Where it
+            // says "unknown" it speaks of the stamp: only an earlier attempt can have been, and `unsettled` knows.
             if let (Code::SessionExpired | Code::SequenceOutOfWindow, Some(ticket)) = (&fault.code, ticket) {
                 tracing::warn!(stamp = ?ticket.stamp(), code = %fault.code, "session is lost");
                 ticket.lose();
                 self.last = Some(fault);
                 continue;
+            }
+            self.unsettled |= self.is_write() && fault.outcome == Outcome::Unknown;
+            if fault.is_final_answer() {
+                ticket.inspect(|ticket| ticket.confirm());
+                return Turn::Ended(Err(answer_of(fault)));
             }
             if !fault.retryable {
                 return Turn::Ended(Err(if self.unsettled {

@@ -114,7 +114,7 @@ impl Client {
     /// [`Error::Config`] where it is zero or beyond [`DEADLINE_MAX`].
     pub fn with_deadline(&self, deadline: Duration) -> Result<Self, Error> {
         if deadline.is_zero() || deadline > DEADLINE_MAX {
-            let reason = format!("must be above 0 and at most 600 s: {deadline:?}");
+            let reason = format!("must be above 0 and at most 300 s: {deadline:?}");
             return Err(Error::Config { field: "deadline", reason });
         }
         Ok(Self { deadline, ..self.clone() })

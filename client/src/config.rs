@@ -5,9 +5,10 @@ use crate::Error;
 use proto::{Consistency, Limits};
 use std::time::Duration;
 
-/// No call may wait longer than this. A server forgets a session after one idle hour, and a retry under a
-/// forgotten session could take effect twice; ten minutes keeps a wide margin.
-pub const DEADLINE_MAX: Duration = Duration::from_secs(600);
+/// No call may wait longer than this. Under pressure a server forgets a session after ten idle minutes, and a
+/// session's first writes, sent again after that, would take effect twice. Five minutes leaves as much again for
+/// copies that are late and for clocks that differ.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(300);
 
 /// How a [`Client`](crate::Client) behaves. `Config::default()` with seeds suits a cluster in one place.
 #[derive(Clone, Debug)]
@@ -78,11 +79,11 @@ impl Config {
     pub fn validate(&self) -> Result<(), Error> {
         let checks = [
             ("seeds", !self.seeds.is_empty(), "name at least one node"),
-            ("deadline", within(self.deadline, DEADLINE_MAX), "must be above 0 and at most 600 s"),
+            ("deadline", within(self.deadline, DEADLINE_MAX), "must be above 0 and at most 300 s"),
             (
                 "attempt_timeout",
                 within(self.attempt_timeout, DEADLINE_MAX),
-                "must be above 0 and at most 600 s",
+                "must be above 0 and at most 300 s",
             ),
             (
                 "connect_timeout",

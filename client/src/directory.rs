@@ -170,9 +170,6 @@ impl Directory {
             view.doubted = true;
             view.depose(group, lane);
         }
-        if fault.code == Code::Timeout {
-            lane.suspect();
-        }
         false
     }
 

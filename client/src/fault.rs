@@ -142,15 +142,14 @@ impl From<TransportError> for Fault {
     }
 }
 
-/// The code that a refusal names; those that carry data, and unknown ones, by what they ask of the caller.
+/// The code that a refusal names; all others by what they ask of the caller: unknown ones, those that carry data,
+/// and those about a session, because a refused batch never reached the machine that alone knows sessions.
 fn code_named(name: &str, retryable: bool) -> Code {
     let plain = [
         Code::BadRequest,
         Code::KeyTooLarge,
         Code::ValueTooLarge,
         Code::BatchTooLarge,
-        Code::SessionExpired,
-        Code::SequenceOutOfWindow,
         Code::NoLeader,
         Code::Timeout,
         Code::Overloaded,
@@ -186,6 +185,8 @@ mod tests {
         assert_eq!((fault.code, fault.outcome, fault.node_failed), (Code::Timeout, Outcome::Unknown, true));
         let fault = refusal(418, r#"{"code":"new_one","retryable":false,"outcome":"none"}"#);
         assert_eq!((fault.code, fault.retryable), (Code::BadRequest, false));
+        let fault = refusal(409, r#"{"code":"session_expired","retryable":false,"outcome":"unknown"}"#);
+        assert_eq!((fault.code, fault.outcome), (Code::BadRequest, Outcome::Unknown), "no word on a stamp");
     }
 
     /// An unexplained failure of a server or a proxy may have taken effect; an unexplained refusal did not.

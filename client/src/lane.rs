@@ -15,7 +15,7 @@ use crate::sync::lock;
 use crate::transport::{Request, Response, Transport, TransportError};
 use crate::{Config, Error};
 use bytes::Bytes;
-use proto::{BatchReply, BatchRequest, Code, Consistency, Item, Stamp};
+use proto::{Answer, BatchReply, BatchRequest, Code, Consistency, Item, Stamp};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
@@ -158,7 +158,9 @@ impl Lane {
 
     /// Asks outside the gathering, without a body.
     pub(crate) async fn get(&self, path: &str, timeout: Duration) -> Result<Response, TransportError> {
-        self.exchange(path, None, self.shared.random.request_id(), timeout).await
+        let response = self.exchange(path, None, self.shared.random.request_id(), timeout).await?;
+        self.note(true);
+        Ok(response)
     }
 
     async fn exchange(
@@ -173,31 +175,24 @@ impl Lane {
             Ok(result) => result,
             Err(_) => Err(TransportError::NoAnswer(format!("timed out after {timeout:?}"))),
         };
-        self.note(result.as_ref().err());
+        if let Err(error) = &result {
+            tracing::debug!(address = %self.address, %error, "node did not answer");
+            self.note(matches!(error, TransportError::TooLarge { .. }));
+        }
         result
     }
 
-    /// Remembers whether the node is one to turn to.
-    fn note(&self, failure: Option<&TransportError>) {
-        match failure {
-            None | Some(TransportError::TooLarge { .. }) => {
-                let mut state = lock(&self.state);
-                state.failures = 0;
-                state.suspect_until = None;
-            }
-            Some(error) => {
-                tracing::debug!(address = %self.address, %error, "node did not answer");
-                self.suspect();
-            }
-        }
-    }
-
-    /// Has other nodes asked first for a while.
-    pub(crate) fn suspect(&self) {
+    /// Remembers whether the node is one to turn to; where it is not, others are asked first for a while. Once for
+    /// each message, however many calls it carried: a batch is one failure.
+    fn note(&self, serves: bool) {
         let mut state = lock(&self.state);
-        let wait = SUSPECT_MIN.saturating_mul(1 << state.failures.min(10)).min(SUSPECT_MAX);
-        state.failures = state.failures.saturating_add(1);
-        state.suspect_until = Some(Instant::now() + wait);
+        if serves {
+            (state.failures, state.suspect_until) = (0, None);
+        } else {
+            let wait = SUSPECT_MIN.saturating_mul(1 << state.failures.min(10)).min(SUSPECT_MAX);
+            state.failures = state.failures.saturating_add(1);
+            state.suspect_until = Some(Instant::now() + wait);
+        }
     }
 
     /// What leaves next: the oldest that wait, as many as fit one batch. `None` ends the driver that asked.
@@ -226,7 +221,11 @@ impl Lane {
         let body = encode(&batch, request_id, timeout);
         match self.exchange(BATCH_PATH, Some(body), request_id, timeout + ANSWER_GRACE).await {
             Ok(response) if response.status == 200 => self.answer(batch, &response.body, request_id),
-            Ok(response) => self.refuse(batch, Fault::of_refusal(&response), request_id),
+            Ok(response) => {
+                let fault = Fault::of_refusal(&response);
+                self.note(fault.code != Code::Timeout);
+                self.refuse(batch, fault, request_id);
+            }
             Err(error) => self.refuse(batch, error.into(), request_id),
         }
     }
@@ -248,6 +247,8 @@ impl Lane {
             }
             Err(error) => return self.refuse(batch, Fault::no_answer(error.to_string()), request_id),
         };
+        let timed_out = |answer: &Answer<'_>| matches!(answer, Err(error) if error.code == Code::Timeout);
+        self.note(!answers.iter().any(timed_out));
         let mut state = lock(&self.state);
         state.items_max = (state.items_max + 1).min(self.shared.config.batch_items_max);
         drop(state);

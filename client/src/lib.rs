@@ -59,17 +59,21 @@
 //! ```
 //!
 //! # What exactly once rests on
-//! - The server keeps a session's answers while it lives, and a session lives an hour beyond its last write.
-//!   Calls end within [`DEADLINE_MAX`], and a session unused for [`IDLE_MAX`] is not continued.
-//! - A session that the server lost all the same is replaced. Its writes that were certainly never carried out
-//!   are sent under the new one; those that may have been end as [`Outcome::Unknown`].
+//! - The server keeps a session's answers while it lives. A session lives an hour beyond its last write, but only
+//!   ten minutes where the server must make room for others: calls end within [`DEADLINE_MAX`], and a session
+//!   unused for [`IDLE_MAX`] is not continued.
+//! - Those ten minutes pass by replicated time, which runs as the leaders' monotonic clocks do and never ahead of
+//!   them. This process's clock must run no slower than half of theirs.
+//! - A session that the server lost all the same is replaced. The machine's refusal says that this attempt was not
+//!   carried out: a write of which no earlier attempt can have been is sent under the new session, any other ends
+//!   as [`Outcome::Unknown`].
 //! - A sequence is closed when its call has ended or was dropped, because nobody sends it again.
 //! - A node that answers "no effect" for a write keeps its word.
 //!
 //! # What is missing
 //! - TLS and tokens: addresses are plain `host:port`.
-//! - A machine that sleeps for an hour in the middle of a call stops the clock that deadlines follow, so the
-//!   first write of a session could be repeated after the server forgot it.
+//! - A machine that sleeps for minutes in the middle of a call stops the clock that deadlines follow, so the first
+//!   writes of a session could be repeated after a server under pressure forgot it.
 //! - A scan over several pages is no snapshot, and the lag of a stale read is not reported.
 //! - Hundreds of nodes: choosing among them is linear.
 

@@ -9,6 +9,7 @@
 //! the server may not know it, so a session that has closed sequences unconfirmed is superseded rather than
 //! continued: its next stamp would be refused.
 
+use crate::DEADLINE_MAX;
 use crate::random::Random;
 use crate::sync::lock;
 use proto::{ClientId, Sequence, ShardId, Stamp};
@@ -22,8 +23,18 @@ use tokio::time::Instant;
 /// twice as much.
 pub const WINDOW: u32 = 512;
 
-/// A session that was not confirmed for so long is superseded: servers forget it after twice that time.
-pub const IDLE_MAX: Duration = Duration::from_secs(30 * 60);
+/// A session that was not confirmed for so long is superseded. The last write under it ends within
+/// [`DEADLINE_MAX`], before the server, even under pressure, forgets what it knows of the session.
+pub const IDLE_MAX: Duration = Duration::from_secs(4 * 60);
+
+/// No server forgets a session that was idle for less than this, whatever the pressure: a part of the machine's
+/// format (`kvserver::machine::bounds::SESSION_IDLE_MIN_MS`).
+const FORGOTTEN_MIN: Duration = Duration::from_secs(10 * 60);
+
+const _: () = assert!(
+    IDLE_MAX.as_secs() + DEADLINE_MAX.as_secs() < FORGOTTEN_MIN.as_secs(),
+    "no write may be sent, nor a session be continued, when the server may have forgotten it"
+);
 
 /// The sessions of one client, one for each shard.
 #[derive(Debug)]
@@ -246,7 +257,7 @@ mod tests {
         assert!(!second.is_lost(), "what is under way in the old session may still be retried");
     }
 
-    /// Half an hour without confirmation starts a new session, well before servers forget the old one.
+    /// A long time without confirmation starts a new session, before servers forget the old one.
     #[tokio::test(start_paused = true)]
     async fn an_idle_session_is_superseded() {
         let (table, random) = table();

@@ -131,6 +131,16 @@ impl Cluster {
         eventually(&format!("the nodes agree on a leader of g{group}"), || self.agreed_leader(group)).await
     }
 
+    /// Kills the node that leads group `group` at this moment, and returns its id; the others elect another.
+    ///
+    /// # Panics
+    /// If they do not agree on one in time.
+    pub async fn kill_leader(&mut self, group: u64) -> u64 {
+        let leader = self.leader(group).await;
+        self.node(leader).kill().await;
+        leader
+    }
+
     async fn agreed_leader(&self, group: u64) -> Option<u64> {
         let mut views = Vec::new();
         for node in self.nodes.iter().filter(|node| node.is_running()) {

@@ -10,6 +10,7 @@
 mod binary;
 mod cluster;
 mod dice;
+mod http;
 mod node;
 mod ports;
 mod wait;
@@ -17,6 +18,7 @@ mod wait;
 pub use binary::binary;
 pub use cluster::{Cluster, Shape};
 pub use dice::Dice;
+pub use http::http;
 pub use node::{Node, Run, run};
 pub use ports::Ports;
 pub use wait::{PATIENCE, eventually};

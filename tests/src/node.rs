@@ -1,6 +1,6 @@
 //! One process of the binary: started, asked, killed, stopped, started again.
 
-use crate::{binary, eventually};
+use crate::{binary, eventually, http};
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -145,7 +145,7 @@ impl Node {
 
     /// What `GET path` answers as JSON with status 200; `None` for anything else.
     pub async fn get_json(&self, path: &str) -> Option<Value> {
-        let response = reqwest::get(format!("http://{}{path}", self.http)).await.ok()?;
+        let response = http().get(format!("http://{}{path}", self.http)).send().await.ok()?;
         match response.status().as_u16() {
             200 => serde_json::from_slice(&response.bytes().await.ok()?).ok(),
             _ => None,
@@ -162,8 +162,8 @@ impl Node {
         eventually(&format!("n{id} is ready"), || {
             let ended = child.as_mut().and_then(|child| child.try_wait().ok().flatten());
             assert!(ended.is_none(), "n{id} ended with {ended:?} while it was waited for:\n{}", log_end(log));
-            let url = url.clone();
-            async move { reqwest::get(url).await.ok().filter(|response| response.status().is_success()).map(drop) }
+            let look = http().get(&url).send();
+            async { look.await.ok().filter(|response| response.status().is_success()).map(drop) }
         })
         .await;
     }

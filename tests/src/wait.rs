@@ -14,17 +14,30 @@ const PACE: Duration = Duration::from_millis(20);
 /// Looks until `look` finds something, and returns it.
 ///
 /// # Panics
-/// If nothing was found within [`PATIENCE`]; `what` says what was waited for.
+/// If nothing was found within [`PATIENCE`], or a look took longer than was left of it; `what` says what was waited
+/// for.
 pub async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
 {
     let until = Instant::now() + PATIENCE;
     loop {
-        if let Some(found) = look().await {
+        if let Ok(Some(found)) = tokio::time::timeout_at(until, look()).await {
             return found;
         }
         assert!(Instant::now() < until, "waited {PATIENCE:?} in vain until {what}");
         tokio::time::sleep(PACE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A look that never ends is given up with the patience.
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "in vain until somebody answers")]
+    async fn endless_looks_end() {
+        eventually("somebody answers", std::future::pending::<Option<()>>).await;
     }
 }

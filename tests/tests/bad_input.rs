@@ -112,9 +112,17 @@ async fn somebody_elses_data() {
     let (peer, http) = (ports.address(0), ports.address(1));
     let listen = ["--peer-listen", &peer, "--http-listen", &http, "--data", data.to_str().expect("ASCII")];
     let other_node = [&listen[..], &["--node", "2"]].concat();
-    assert_refused(&server(&other_node).await, 1, &["n1", "n2"]);
+    assert_refused(
+        &server(&other_node).await,
+        1,
+        &[r#"data directory belongs to n1 of cluster "flotilla", not to n2 of cluster "flotilla""#],
+    );
     let other_cluster = [&listen[..], &["--set", "cluster=elsewhere"]].concat();
-    assert_refused(&server(&other_cluster).await, 1, &["elsewhere"]);
+    assert_refused(
+        &server(&other_cluster).await,
+        1,
+        &[r#"data directory belongs to n1 of cluster "flotilla", not to n1 of cluster "elsewhere""#],
+    );
     cluster.start_all().await;
 }
 

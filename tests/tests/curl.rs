@@ -11,6 +11,8 @@ async fn curl(args: &[&str]) -> (u16, Vec<u8>) {
             "--silent",
             "--show-error",
             "--path-as-is",
+            "--noproxy",
+            "*",
             "--max-time",
             "60",
             "--write-out",

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use tests::{PATIENCE, Ports, binary, run};
+use tests::{PATIENCE, Ports, binary, http, run};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -47,11 +47,10 @@ async fn a_cluster_in_one_process() {
         let (child, line) = start(ports.port(0), scratch.path(), &[]).await;
         let urls: Vec<String> = (1..=3).map(|node| format!("http://{}", ports.address(node))).collect();
         assert!(urls.iter().all(|url| line.contains(url)), "{line}");
-        let http = reqwest::Client::new();
         let put =
-            http.put(format!("{}/v1/kv/greeting", urls[0])).body("hello").send().await.expect("answered");
+            http().put(format!("{}/v1/kv/greeting", urls[0])).body("hello").send().await.expect("answered");
         assert_eq!(put.status(), 201);
-        let got = http.get(format!("{}/v1/kv/greeting", urls[2])).send().await.expect("answered");
+        let got = http().get(format!("{}/v1/kv/greeting", urls[2])).send().await.expect("answered");
         assert_eq!(got.bytes().await.expect("a body"), "hello");
         let status = run(["status", "--nodes", &ports.address(2)]).await;
         assert_eq!(status.code(), Some(0), "{}", status.stderr);
@@ -72,14 +71,13 @@ async fn kept_data_goes_on() {
     let data = scratch.path().join("kept");
     let data = data.to_str().expect("an ASCII path");
     let url = format!("http://{}/v1/kv/greeting", ports.address(1));
-    let http = reqwest::Client::new();
     let (child, line) = start(ports.port(0), scratch.path(), &["--data", data]).await;
     assert!(line.contains(data) && line.contains("kept"), "{line}");
-    assert_eq!(http.put(&url).body("hello").send().await.expect("answered").status(), 201);
+    assert_eq!(http().put(&url).body("hello").send().await.expect("answered").status(), 201);
     signal(&child, "-TERM").await;
     assert_eq!(exit_code(child).await, Some(0));
     let (child, _) = start(ports.port(0), scratch.path(), &["--data", data]).await;
-    assert_eq!(http.get(&url).send().await.expect("answered").bytes().await.expect("a body"), "hello");
+    assert_eq!(http().get(&url).send().await.expect("answered").bytes().await.expect("a body"), "hello");
     signal(&child, "-TERM").await;
     assert_eq!(exit_code(child).await, Some(0));
     let other = run(["dev", "--data", data, "--port", &ports.port(0).to_string(), "--nodes", "1"]).await;

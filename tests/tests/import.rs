@@ -17,7 +17,6 @@ async fn word_list_survives_its_leader() {
     let lines = words.iter().filter(|byte| **byte == b'\n').count() as u64;
     let mut cluster = Cluster::start(Shape::default()).await;
     let nodes = cluster.seeds().join(",");
-    let leader = cluster.leader(1).await;
     let import = tokio::spawn({
         let nodes = nodes.clone();
         async move {
@@ -27,12 +26,13 @@ async fn word_list_survives_its_leader() {
     let halfway = format!("half of {lines} lines are imported");
     eventually(&halfway, || async {
         assert!(!import.is_finished(), "the import was over before the leader could be killed");
-        let status = cluster.nodes()[leader as usize - 1].get_json("/v1/status").await?;
+        let status = cluster.nodes()[0].get_json("/v1/status").await?;
         (status["groups"][0]["keys"].as_u64()? >= lines / 2).then_some(())
     })
     .await;
-    cluster.node(leader).kill().await;
+    cluster.kill_leader(1).await;
     let killed = Instant::now();
+    assert!(!import.is_finished(), "the import was over before the leader was killed");
     let import = import.await.expect("the import's task ends");
     println!("the rest of the import took {:?} after the leader's death", killed.elapsed());
     assert_eq!(import.code(), Some(0), "{}", import.stderr);

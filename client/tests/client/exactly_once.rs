@@ -104,7 +104,7 @@ fn storms_do_not_repeat_or_lose_writes() {
 }
 
 /// The same holds when the server forgets its sessions between one storm and the next, as it does with those
-/// that idle for an hour.
+/// that idle for long.
 #[test]
 fn storms_with_forgotten_sessions() {
     let mut tally = Tally::default();
@@ -181,6 +181,21 @@ fn a_forgotten_session_is_replaced() {
     });
 }
 
+/// A write whose sequence the server takes for closed had no effect: it is sent again under a new session.
+#[test]
+fn a_closed_window_is_replaced() {
+    run(async {
+        let network = Network::calm();
+        let client = network.client().await;
+        client.append("k", "x").await.unwrap();
+        network.state().machine.close_windows();
+        assert_eq!(client.append("k", "y").await.unwrap().length, 2);
+        let applied = network.state().machine.applied.clone();
+        assert_ne!(applied[0].client, applied[1].client);
+        assert_eq!((network.value("k"), applied.len()), ("xy".into(), 2));
+    });
+}
+
 /// A write that may have taken effect under a session that is gone is reported as unknown, never sent again
 /// under another stamp.
 #[test]
@@ -232,7 +247,7 @@ fn a_later_answer_settles_an_earlier_silence() {
     });
 }
 
-/// After half an hour of silence a new session begins, before servers would have forgotten the old one.
+/// After some minutes of silence a new session begins, before servers would have forgotten the old one.
 #[test]
 fn an_idle_client_begins_a_new_session() {
     run(async {

@@ -67,7 +67,8 @@ async fn a_batch_leaves_as_one() {
 #[tokio::test(start_paused = true)]
 async fn bounds_hold() {
     let network = Network::calm();
-    let config = Config { in_flight_max: 40, batch_items_max: 8, batches_per_node: 3, ..Config::default() };
+    // Less than what three batches could hold.
+    let config = Config { in_flight_max: 20, batch_items_max: 8, batches_per_node: 3, ..Config::default() };
     let client = network.builder(config).connect().await.unwrap();
     network.state().hung.insert(1);
     let calls = (0..400).map(|number| {
@@ -77,6 +78,7 @@ async fn bounds_hold() {
     let calls: Vec<_> = calls.collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(network.state().under_way[&1], (3, 3), "the leader hangs with all its batches");
+    assert_eq!(network.state().items_under_way, (20, 20), "and with all calls that may be on their way");
     network.state().hung.clear();
     for call in join_all(calls).await {
         call.unwrap().unwrap();
@@ -84,6 +86,7 @@ async fn bounds_hold() {
     let state = network.state();
     assert!(state.batches.iter().all(|(_, items)| *items <= 8), "{:?}", state.batches);
     assert!(state.under_way.values().all(|(_, most)| *most <= 3), "{:?}", state.under_way);
+    assert_eq!(state.items_under_way, (0, 20), "now and at most");
 }
 
 /// Bytes bound a batch as items do.
@@ -118,13 +121,20 @@ async fn reads_of_different_freshness_travel_apart() {
     let network = Network::calm();
     network.state().forwarding = true;
     let client = network.client().await;
-    let stale = client.with_consistency(Consistency::Stale { lag_ms_max: None });
+    let stale = Consistency::Stale { lag_ms_max: None };
+    let clients = [("fresh", client.clone()), ("stale", client.with_consistency(stale))];
     let both = (0..60).map(|number| {
-        let client = if number % 2 == 0 { client.clone() } else { stale.clone() };
-        async move { client.get("k").await }
+        let (key, client) = &clients[number / 5 % 2];
+        client.get(key)
     });
     assert!(join_all(both).await.iter().all(Result::is_ok));
-    let nodes: std::collections::BTreeSet<u64> =
-        network.state().batches.iter().map(|(node, _)| *node).collect();
+    let state = network.state();
+    for (consistency, keys) in &state.reads {
+        let wanted = if *consistency == stale { "stale" } else { "fresh" };
+        assert!(keys.iter().all(|key| key == wanted), "{consistency:?}: {keys:?}");
+    }
+    assert_eq!(state.reads.iter().map(|(_, keys)| keys.len()).sum::<usize>(), 60);
+    assert!(state.reads.iter().any(|(_, keys)| keys.len() > 1), "reads of one freshness do share batches");
+    let nodes: std::collections::BTreeSet<u64> = state.batches.iter().map(|(node, _)| *node).collect();
     assert_eq!(nodes.len(), 3, "stale reads use all replicas");
 }

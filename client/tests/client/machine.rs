@@ -55,15 +55,23 @@ impl Machine {
         self.sessions.clear();
     }
 
+    /// Takes all sequences of all sessions for closed, as if their clients had said so.
+    pub fn close_windows(&mut self) {
+        self.sessions.values_mut().for_each(|session| session.lowest = u64::MAX);
+    }
+
     pub fn write(&mut self, shard: ShardId, item: &Item<'_>) -> Answer<'static> {
         let stamp = item.stamp.expect("the client stamps every write");
         let (sequence, lowest) = (stamp.sequence.0, stamp.lowest_open.0);
         assert!(1 <= lowest && lowest <= sequence, "stamps are well formed: {stamp:?}");
+        if sequence - lowest > WINDOW {
+            return Err(Error::new(Code::SequenceOutOfWindow, "sequence is too far ahead"));
+        }
         self.sessions.retain(|_, session| session.active_at.elapsed() < SESSION_TTL);
         let session = match self.sessions.entry((stamp.client, shard)) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(_) if lowest != 1 => {
-                return Err(Error::new(Code::SessionExpired, "session is unknown"));
+                return Err(Error::unknown(Code::SessionExpired, "session is unknown"));
             }
             Entry::Vacant(place) => {
                 place.insert(Session { lowest: 1, answers: BTreeMap::new(), active_at: Instant::now() })
@@ -73,8 +81,8 @@ impl Machine {
         session.lowest = session.lowest.max(lowest);
         let session_lowest = session.lowest;
         session.answers.retain(|&answered, _| answered >= session_lowest);
-        if sequence < session.lowest || sequence > session.lowest + WINDOW {
-            return Err(Error::new(Code::SequenceOutOfWindow, "sequence is out of the window"));
+        if sequence < session.lowest {
+            return Err(Error::unknown(Code::SequenceOutOfWindow, "sequence is closed"));
         }
         if let Some(stored) = session.answers.get(&sequence) {
             return stored.answer();

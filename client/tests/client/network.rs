@@ -5,9 +5,10 @@ use crate::machine::Machine;
 use bytes::Bytes;
 use flotilla_client::{Builder, Client, Config, Request, Response, Transport, TransportError};
 use futures_util::future::BoxFuture;
-use proto::{Answer, BatchReply, BatchRequest, Code, Error, GroupId, Item, NodeId, shard_of};
+use proto::{Answer, BatchReply, BatchRequest, Code, Consistency, Error, GroupId, Item, NodeId, shard_of};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -52,9 +53,13 @@ pub struct State {
     pub items_max: usize,
     /// `(node, items)` of every batch that arrived, in order.
     pub batches: Vec<(u64, usize)>,
+    /// Of every batch with reads that arrived, in order: how fresh they must be, and their keys.
+    pub reads: Vec<(Consistency, Vec<String>)>,
     pub views: usize,
     /// Batches under way now and at most, for each node.
     pub under_way: BTreeMap<u64, (usize, usize)>,
+    /// Items under way now and at most, over all nodes.
+    pub items_under_way: (usize, usize),
     rng: StdRng,
 }
 
@@ -74,8 +79,10 @@ impl Network {
             refusals: Vec::new(),
             items_max: usize::MAX,
             batches: Vec::new(),
+            reads: Vec::new(),
             views: 0,
             under_way: BTreeMap::new(),
+            items_under_way: (0, 0),
             rng: StdRng::seed_from_u64(seed),
         })))
     }
@@ -129,7 +136,7 @@ impl Network {
             std::future::pending::<()>().await;
         }
         let Some(body) = request.body else { return Ok(self.view()) };
-        self.state().batches.push((node, item_count(&body)));
+        self.state().arrived(node, &body);
         let (response, carried_out) = self.deliver(node, &body);
         if self.chance(|faults| faults.duplicate) {
             self.repeat(node, &body, &carried_out);
@@ -204,6 +211,17 @@ impl Network {
 }
 
 impl State {
+    fn arrived(&mut self, node: u64, body: &[u8]) {
+        let request: BatchRequest<'_> = proto::decode(body).expect("the client encodes batches");
+        self.batches.push((node, request.items.len()));
+        let reads = request.items.iter().filter(|item| item.operation.is_read());
+        let keys = reads.filter_map(|item| item.operation.key()).map(String::from_utf8_lossy);
+        let keys: Vec<String> = keys.map(Cow::into_owned).collect();
+        if !keys.is_empty() {
+            self.reads.push((request.consistency, keys));
+        }
+    }
+
     /// The answer to a write, or to anything that is refused; `None` where the item is a read to carry out.
     fn decide(&mut self, node: u64, item: &Item<'_>) -> Option<Answer<'static>> {
         let (refused, forgotten) = (self.faults.item_refused, self.faults.item_forgotten);
@@ -230,29 +248,38 @@ impl Transport for Network {
     fn send<'a>(&'a self, request: Request<'a>) -> BoxFuture<'a, Result<Response, TransportError>> {
         Box::pin(async move {
             let node = request.address[1..].split(':').next().and_then(|id| id.parse().ok()).expect("nN:1");
-            let _under_way = request.body.is_some().then(|| UnderWay::enter(self, node));
+            let _under_way = request.body.as_ref().map(|body| UnderWay::enter(self, node, item_count(body)));
             self.exchange(node, request).await
         })
     }
 }
 
-/// Counts a batch while it is under way, however it ends.
-struct UnderWay<'n>(&'n Network, u64);
+/// Counts a batch and its items while they are under way, however that ends.
+struct UnderWay<'n> {
+    network: &'n Network,
+    node: u64,
+    items: usize,
+}
 
 impl<'n> UnderWay<'n> {
-    fn enter(network: &'n Network, node: u64) -> Self {
+    fn enter(network: &'n Network, node: u64, items: usize) -> Self {
         let mut state = network.state();
-        let (now, most) = state.under_way.entry(node).or_default();
-        *now += 1;
-        *most = (*most).max(*now);
+        let more = |(now, most): &mut (usize, usize), count: usize| {
+            *now += count;
+            *most = (*most).max(*now);
+        };
+        more(state.under_way.entry(node).or_default(), 1);
+        more(&mut state.items_under_way, items);
         drop(state);
-        Self(network, node)
+        Self { network, node, items }
     }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.state().under_way.entry(self.1).or_default().0 -= 1;
+        let mut state = self.network.state();
+        state.under_way.entry(self.node).or_default().0 -= 1;
+        state.items_under_way.0 -= self.items;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Calls find their node: the leader where it is known, another where it fails.
 
 use crate::network::Network;
-use flotilla_client::{Cluster, Config, Error, NodeId};
+use flotilla_client::{Cluster, Config, Error, Expect, NodeId, Operation};
 use std::time::Duration;
 
 /// A hint in an answer is followed, and remembered for the calls after it.
@@ -65,6 +65,33 @@ async fn waiting_calls_leave_a_hung_node() {
         "one attempt's timeout, not several: {:?}",
         begun.elapsed()
     );
+}
+
+/// A batch whose operations all time out is one failure of its node, however many they are: the leader is asked
+/// first again within a second.
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_times_out_is_one_failure() {
+    let network = Network::calm();
+    network.state().forwarding = true;
+    let client = network.client().await;
+    // By then the view may be fetched again, which names the leader anew.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    network.state().faults.item_forgotten = 1.0;
+    let puts = (0..20).map(|number| Operation::put(format!("k{number}"), "v", Expect::Any));
+    let puts = tokio::spawn({
+        let (client, puts) = (client.clone(), puts.collect::<Vec<_>>());
+        async move { client.batch(puts).await }
+    });
+    while network.state().batches.is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    network.state().faults.item_forgotten = 0.0;
+    assert!(puts.await.unwrap().iter().all(Result::is_ok));
+    assert_eq!(network.state().batches[0], (1, 20));
+    assert_ne!(network.state().batches[1].0, 1, "what failed is tried elsewhere");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    client.put("k", "v").await.unwrap();
+    assert_eq!(network.state().batches.last(), Some(&(1, 1)));
 }
 
 /// The view is fetched when it is old, not with every call.
