@@ -153,7 +153,12 @@ impl<M: Machine> Group<M> {
     /// How far the machine is behind; see [`GroupStatus::lag`].
     pub fn lag(&self) -> Option<Duration> {
         let server = self.inner.raft.server_metrics();
-        if server.borrow_watched().state == ServerState::Leader {
+        let server = server.borrow_watched();
+        if server.state == ServerState::Leader {
+            // Nobody confirms whoever is a quorum by itself.
+            if server.membership_config.membership().voter_ids().eq([server.id]) {
+                return Some(Duration::ZERO);
+            }
             let data = self.inner.raft.data_metrics();
             return data.borrow_watched().last_quorum_acked.as_ref().map(|at| at.elapsed());
         }

@@ -154,8 +154,11 @@ impl<M: Machine> Shared<M> {
             "a snapshot never takes a machine back: {:?}",
             state.applied
         );
-        *state = State { machine, applied: meta.last_log_id, membership: meta.last_membership.clone() };
+        let loaded = State { machine, applied: meta.last_log_id, membership: meta.last_membership.clone() };
+        let replaced = std::mem::replace(&mut *state, loaded);
         drop(state);
+        // Nobody has to wait while a large machine is taken down.
+        drop(replaced);
         self.applied.send_replace(meta.last_log_id.map_or(0, |id| id.index()));
         Ok(())
     }

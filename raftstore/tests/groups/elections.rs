@@ -18,6 +18,20 @@ async fn initial_election() {
     assert_eq!(terms, later, "no term passes while nothing fails");
 }
 
+/// A leader that is a quorum by itself is never behind; one that is not is, as soon as nobody confirms it.
+#[tokio::test(start_paused = true)]
+async fn a_leader_knows_whether_it_is_confirmed() {
+    for (nodes, confirmed) in [(1, true), (3, false)] {
+        let cluster = Cluster::start(Settings::new(nodes, 5)).await;
+        let leader = cluster.leader().await;
+        assert!(cluster.group(leader).lag().unwrap() < SECOND);
+        cluster.isolate(leader);
+        sleep(10 * SECOND).await;
+        let lag = cluster.group(leader).lag();
+        assert_eq!(lag.is_some_and(|lag| lag < SECOND), confirmed, "{lag:?} in a group of {nodes}");
+    }
+}
+
 /// A lost leader is replaced; its return disturbs nobody; without a quorum nobody leads, and with one somebody
 /// does again.
 #[tokio::test(start_paused = true)]
