@@ -73,7 +73,8 @@ pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, Error> {
         .build()
         .map_err(|error| Error::Failed(format!("cannot make HTTP requests: {error}")))?;
     let members = members(&http, &seeds).await;
-    let reports = reports(&http, members.union(&seeds).cloned().collect()).await;
+    // The seeds are only where to ask: some may be nobody's, or another name of a member.
+    let reports = reports(&http, if members.is_empty() { seeds } else { members }).await;
     if let Some(unreachable) = all_unreachable(&reports) {
         return Err(Error::Failed(format!("no node answered: {unreachable}")));
     }
