@@ -34,6 +34,10 @@ const COPY_LAST_BYTES: u64 = 256 << 10;
 /// under one long hold of the lock instead of never.
 const COPY_ROUNDS_MAX: u64 = 4;
 
+/// A copy that is behind its pace may make up for this much of it: timers are coarse, and a piece takes less than
+/// one of their ticks. No more, or a slow stretch would be followed by a burst.
+const CATCH_UP: Duration = Duration::from_millis(100);
+
 /// A copy is calm as long as the log has grown by no more than this part of what was copied.
 const CALM_LOG_SHARE: u64 = 6;
 
@@ -293,7 +297,8 @@ impl<M: Machine> Builder<M> {
                 break meta;
             }
             let pace = self.pace(copied, self.shared.applied_bytes() - applied_before);
-            due = due.max(Instant::now()) + Duration::from_secs_f64((copied - before) as f64 / pace);
+            let earliest = Instant::now().checked_sub(CATCH_UP).unwrap_or(started);
+            due = due.max(earliest) + Duration::from_secs_f64((copied - before) as f64 / pace);
             tokio::time::sleep_until(due).await;
         };
         let snapshot = writer.finish(meta.clone()).await?;
