@@ -4,7 +4,8 @@
 //! Bytes decide, not entries, so that the disk stays bounded whatever the entries' size. What stays behind the
 //! snapshot: `log_bytes_kept`, so that a follower which lags a little is served from the log; and what a
 //! follower needs that is being sent an older snapshot or follows in the log, unless the log grows to
-//! [`LOG_OUTGROWN`] times what makes a snapshot due: then such a follower starts over with a newer one.
+//! [`LOG_OUTGROWN`] times what makes a snapshot due: then such a follower's stream is ended (see [`LogFloor`]),
+//! and it starts over with a newer one.
 //!
 //! Replicas apply the same bytes, so left alone they would all make their snapshots at once, and a write would find
 //! no majority of idle disks. So a replica's first snapshot after its start comes early, by its place among the
@@ -15,6 +16,7 @@ use crate::group::stop_reason;
 use crate::machine::Machine;
 use crate::replica::{Shared, StateMachine};
 use crate::snapshot::SnapshotStore;
+use crate::transport::LogFloor;
 use crate::types::TypeConfig;
 use openraft::async_runtime::WatchReceiver;
 use std::sync::Arc;
@@ -69,6 +71,7 @@ pub(crate) struct Compactor<M: Machine> {
     pub(crate) shared: Arc<Shared<M>>,
     pub(crate) snapshots: SnapshotStore,
     pub(crate) config: RaftConfig,
+    pub(crate) floor: LogFloor,
     /// Bytes of this group's log that are not purged.
     pub(crate) live_bytes: Box<dyn Fn() -> u64 + Send + Sync>,
 }
@@ -159,11 +162,14 @@ impl<M: Machine> Compactor<M> {
             applied_bytes: self.shared.applied_bytes(),
             live_bytes: (self.live_bytes)(),
         };
-        let being_sent = self.snapshots.in_use().into_iter();
-        match purge_upto(view, &self.config, self.due_bytes(), followers.into_iter().chain(being_sent)) {
-            Some(upto) => self.raft.trigger().purge_log(upto).await.is_ok(),
-            None => true,
+        let needed = followers.iter().copied().chain(self.snapshots.in_use());
+        let Some(upto) = purge_upto(view, &self.config, self.due_bytes(), needed) else { return true };
+        let purged_or_postponed = self.raft.trigger().purge_log(upto).await.is_ok();
+        // openraft postpones a purge as long as a stream is open to a follower that is below it.
+        if followers.iter().any(|matched| (purged..upto).contains(matched)) {
+            self.floor.raise(upto);
         }
+        purged_or_postponed
     }
 }
 

@@ -10,8 +10,9 @@ pub struct RaftConfig {
     /// How often a leader shows itself to idle followers, in milliseconds (200). Raise it with hundreds of
     /// groups on a node: an idle group costs one message a follower each time.
     pub heartbeat_interval_ms: u64,
-    /// The shortest time without a leader before a follower stands for election, in milliseconds (450). At
-    /// least two heartbeats, beside the lease below; lower finds a dead leader sooner and suspects a slow one more often.
+    /// The shortest time without a leader before a follower stands for election, in milliseconds (450), counted
+    /// from the end of the lease below. At least two heartbeats; lower finds a dead leader sooner and suspects a slow
+    /// one more often.
     pub election_timeout_ms_min: u64,
     /// The longest such time, in milliseconds (750). The wider the span, the rarer are split votes. Also
     /// the leader's lease: nobody votes for another before it has run out, so writes go on after the death of a
@@ -31,8 +32,8 @@ pub struct RaftConfig {
     pub proposals_waiting_max: usize,
     /// The most reads of one group that wait for the leader to be confirmed (16,384).
     pub reads_waiting_max: usize,
-    /// A snapshot is made once the log's unpurged entries take this many bytes (64 MiB), or a third of the last
-    /// snapshot's size where that is more. Raise it to write less, lower it to restart sooner.
+    /// A snapshot is made once this many bytes of entries were applied since the last one (64 MiB), or a third of the
+    /// last one's size where that is more. Raise it to write less, lower it to restart sooner.
     pub snapshot_log_bytes_min: u64,
     /// How many bytes of log are kept behind a snapshot for followers that lag a little (16 MiB), so that they
     /// need not be sent the snapshot.

@@ -20,7 +20,7 @@ use crate::runtime::Clock;
 use crate::staleness::Staleness;
 use crate::storage::{Identity, Storage, StorageConfig, StorageStats};
 use crate::transport::{
-    CallError, Inbound, Refusal, Replica, Server, Transport, TransportConfig, TransportStats,
+    CallError, Inbound, LogFloor, Refusal, Replica, Server, Transport, TransportConfig, TransportStats,
 };
 use crate::types::Address;
 use bytes::Bytes;
@@ -264,7 +264,8 @@ impl Host {
             copy_bytes_per_second_max: raft_config.snapshot_bytes_per_second_max,
         };
         let log = self.storage.log(id);
-        let network = self.transport.factory(id);
+        let floor = LogFloor::default();
+        let network = self.transport.factory(id, floor.clone());
         let raft =
             openraft::Raft::new(self.config.node.0, raft_config.openraft()?, network, log.clone(), machine);
         let raft = raft.await.map_err(|error| failed(error.to_string()))?;
@@ -277,6 +278,7 @@ impl Host {
             shared: shared.clone(),
             snapshots: snapshots.clone(),
             config: raft_config.clone(),
+            floor,
             live_bytes: Box::new(live_bytes.clone()),
         };
         tokio::spawn(compactor.run());

@@ -95,6 +95,7 @@ mod host;
 mod log;
 mod machine;
 mod network;
+mod pace;
 mod peer;
 mod proposer;
 mod read_index;

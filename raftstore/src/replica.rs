@@ -7,6 +7,7 @@
 use crate::codec::ENTRY_OVERHEAD;
 use crate::commands;
 use crate::machine::{CopyId, Machine, Moment};
+use crate::pace::Pace;
 use crate::replicated_time::ReplicatedTime;
 use crate::snapshot::{Snapshot, SnapshotStore};
 use crate::types::{Answers, LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig};
@@ -18,7 +19,6 @@ use proto::GroupId;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -33,13 +33,6 @@ const COPY_LAST_BYTES: u64 = 256 << 10;
 /// A copy that has handed out this many times what it began with is outrun by its writers; it is finished
 /// under one long hold of the lock instead of never.
 const COPY_ROUNDS_MAX: u64 = 4;
-
-/// A copy that is behind its pace may make up for this much of it: timers are coarse, and a piece takes less than
-/// one of their ticks. No more, or a slow stretch would be followed by a burst.
-const CATCH_UP: Duration = Duration::from_millis(100);
-
-/// A copy is calm as long as the log has grown by no more than this part of what was copied.
-const CALM_LOG_SHARE: u64 = 6;
 
 /// Makes an empty machine; called at start and for each snapshot that is taken in.
 pub(crate) type Factory<M> = Arc<dyn Fn() -> M + Send + Sync>;
@@ -270,19 +263,13 @@ impl<M: Machine> Builder<M> {
         }
     }
 
-    /// Bytes to copy in a second: a quarter of what is allowed, which leaves the disk to the log; all of it where the
-    /// log grows so fast that a calm copy would end with a log too long.
-    fn pace(&self, copied: u64, applied_meanwhile: u64) -> f64 {
-        let calm = applied_meanwhile.saturating_mul(CALM_LOG_SHARE) <= copied;
-        self.bytes_per_second_max as f64 * if calm { 0.25 } else { 1.0 }
-    }
-
     async fn build(&mut self) -> io::Result<OpenraftSnapshot> {
         let started = Instant::now();
         let mut writer = self.snapshots.create().await?;
         let copy = self.shared.lock_write().machine.copy_begin();
         let _ends = CopyGuard { shared: &self.shared, copy };
-        let (mut copied, mut began_with, mut due) = (0_u64, None, started);
+        let (mut copied, mut began_with) = (0_u64, None);
+        let mut pace = Pace::new(started, self.bytes_per_second_max);
         let applied_before = self.shared.applied_bytes();
         let meta = loop {
             let outrun = began_with.is_some_and(|bytes: u64| copied > bytes.saturating_mul(COPY_ROUNDS_MAX));
@@ -296,10 +283,8 @@ impl<M: Machine> Builder<M> {
             if let Some(meta) = step.end {
                 break meta;
             }
-            let pace = self.pace(copied, self.shared.applied_bytes() - applied_before);
-            let earliest = Instant::now().checked_sub(CATCH_UP).unwrap_or(started);
-            due = due.max(earliest) + Duration::from_secs_f64((copied - before) as f64 / pace);
-            tokio::time::sleep_until(due).await;
+            let log_bytes = self.shared.applied_bytes() - applied_before;
+            tokio::time::sleep_until(pace.next(Instant::now(), copied - before, log_bytes)).await;
         };
         let snapshot = writer.finish(meta.clone()).await?;
         self.snapshots.install(&snapshot).await?;

@@ -40,6 +40,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use append::LogFloor;
 pub use call::CallError;
 pub use config::TransportConfig;
 pub use inbound::Refusal;
@@ -110,15 +111,16 @@ impl Transport {
         Ok(Server::start(self.local.clone(), listener, inbound))
     }
 
-    /// The clients that openraft makes for `group`; `D` is its snapshot data.
-    pub(crate) fn factory<D: Pieces>(self: &Arc<Self>, group: GroupId) -> Factory<D> {
-        Factory { transport: self.clone(), group, snapshots: PhantomData }
+    /// The clients that openraft makes for `group`, whose log begins at `floor`; `D` is its snapshot data.
+    pub(crate) fn factory<D: Pieces>(self: &Arc<Self>, group: GroupId, floor: LogFloor) -> Factory<D> {
+        Factory { transport: self.clone(), group, floor, snapshots: PhantomData }
     }
 
     /// One group's client for one peer. Connects only when used.
     pub(crate) fn client<D: Pieces>(&self, group: GroupId, target: NodeId, address: &Address) -> Client<D> {
         let peer = self.peer(target, &address.peer);
-        Client { local: self.local.clone(), peer, group, heartbeats: false, snapshots: PhantomData }
+        let (local, floor) = (self.local.clone(), LogFloor::default());
+        Client { local, peer, group, heartbeats: false, floor, snapshots: PhantomData }
     }
 
     /// Asks `target` at `address` for one of its services, for at most `deadline`.

@@ -6,6 +6,10 @@
 //!
 //! Answers are awaited inside the returned stream and never before it is returned, because only there does
 //! openraft notice that the replication was cancelled.
+//!
+//! openraft purges nothing that a stream may still have to read, and a stream has no end: a follower that is slow
+//! but answers would hold its leader's log for ever. So the stream of a follower that is left below the group's
+//! [`LogFloor`] ends with an error; then openraft purges, and goes on with the snapshot.
 
 use super::batch::Hold;
 use super::config::TransportConfig;
@@ -25,7 +29,7 @@ use std::iter::Peekable;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 
 pub(crate) type AppendItem = Result<StreamAppendResult, RPCError<TypeConfig>>;
@@ -38,6 +42,19 @@ pub(crate) struct Appender {
     pub(crate) config: Arc<TransportConfig>,
     /// Room for bytes under way to the peer, shared by all groups.
     pub(crate) window: Arc<Semaphore>,
+    pub(crate) floor: LogFloor,
+}
+
+/// The index below which followers of one group are no longer served from this node's log.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LogFloor(Arc<watch::Sender<u64>>);
+
+impl LogFloor {
+    /// Ends the streams that are open to followers below `index`. Those that open later are not refused: openraft
+    /// knows by then what was purged.
+    pub(crate) fn raise(&self, index: u64) {
+        self.0.send_replace(index);
+    }
 }
 
 /// A request on its way out, cut into frames of bounded size.
@@ -109,6 +126,9 @@ struct AppendStream<S> {
     in_flight_bytes: usize,
     next_sequence: u64,
     next_answer: u64,
+    floor: watch::Receiver<u64>,
+    /// The last index that the follower is known to have; `None` before the first request.
+    matched: Option<u64>,
     /// How long the stream may go without an answer while one is due.
     patience: Duration,
     /// When an answer last came, or began to be due.
@@ -129,6 +149,8 @@ where
     let call = appender.queue.stream(appender.group).map_err(|failure| rpc_error(&failure))?;
     let patience = patience.max(appender.config.progress_timeout());
     let state = AppendStream {
+        floor: appender.floor.0.subscribe(),
+        matched: None,
         appender,
         call,
         input: Some(input),
@@ -171,7 +193,12 @@ impl<S: Stream<Item = AppendEntriesRequest> + Send + Unpin> AppendStream<S> {
                         return Some(Err(error));
                     }
                 }
-                request = next_request(&mut self.input), if reads => self.parts = request.map(Parts::new),
+                request = next_request(&mut self.input), if reads => request.into_iter().for_each(|r| self.begin(r)),
+                Ok(()) = self.floor.changed() => {
+                    if let Some(end) = self.below_floor() {
+                        return Some(end);
+                    }
+                }
                 () = &mut self.alarm, if due => {
                     if let Some(failure) = self.alarmed() {
                         return Some(Err(rpc_error(&failure)));
@@ -179,6 +206,22 @@ impl<S: Stream<Item = AppendEntriesRequest> + Send + Unpin> AppendStream<S> {
                 }
             }
         }
+    }
+
+    fn begin(&mut self, request: AppendEntriesRequest) {
+        self.matched.get_or_insert(request.prev_log_id.map_or(0, |prev| prev.index()));
+        self.parts = Some(Parts::new(request));
+    }
+
+    /// The error to end with, where the floor was raised above the follower.
+    fn below_floor(&mut self) -> Option<AppendItem> {
+        let floor = *self.floor.borrow_and_update();
+        let matched = self.matched.filter(|&matched| matched < floor)?;
+        let group = self.appender.group;
+        tracing::info!(%group, matched, floor, "a follower is too slow for the log: it is to be sent a snapshot");
+        Some(Err(rpc_refusal(format!(
+            "the log is purged up to {floor}, the follower has it up to {matched}"
+        ))))
     }
 
     fn may_send(&self) -> bool {
@@ -227,6 +270,9 @@ impl<S: Stream<Item = AppendEntriesRequest> + Send + Unpin> AppendStream<S> {
     fn answered(&mut self, answer: Answer) -> AppendItem {
         let frame = answer.map_err(|failure| rpc_error(&failure))?;
         let outcome = self.outcome(frame)?;
+        if let Ok(Some(matched)) = &outcome {
+            self.matched = self.matched.max(Some(matched.index()));
+        }
         if let Some(sent) = self.in_flight.pop_front() {
             self.in_flight_bytes -= sent.bytes;
         }

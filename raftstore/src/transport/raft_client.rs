@@ -8,7 +8,7 @@
 //! attempts to connect.
 
 use super::Transport;
-use super::append::{self, AppendItem, Appender};
+use super::append::{self, AppendItem, Appender, LogFloor};
 use super::frame::{Frame, Kind};
 use super::lane::{LaneKind, Local};
 use super::message::{self, AppendHead, take_outcome, take_transfer_response, take_vote_response};
@@ -69,6 +69,7 @@ pub(crate) fn reason(mut payload: Bytes) -> String {
 pub(crate) struct Factory<D> {
     pub(crate) transport: Arc<Transport>,
     pub(crate) group: GroupId,
+    pub(crate) floor: LogFloor,
     pub(crate) snapshots: PhantomData<fn() -> D>,
 }
 
@@ -76,7 +77,8 @@ impl<D: Pieces> RaftNetworkFactory<TypeConfig> for Factory<D> {
     type Network = Client<D>;
 
     async fn new_client(&mut self, target: u64, node: &Address) -> Client<D> {
-        self.transport.client(self.group, NodeId(target), node)
+        let floor = self.floor.clone();
+        Client { floor, ..self.transport.client(self.group, NodeId(target), node) }
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, node: &Address) -> Client<D> {
@@ -91,6 +93,7 @@ pub(crate) struct Client<D> {
     pub(crate) group: GroupId,
     /// Whether appends are heartbeats and travel on their lane.
     pub(crate) heartbeats: bool,
+    pub(crate) floor: LogFloor,
     pub(crate) snapshots: PhantomData<fn() -> D>,
 }
 
@@ -157,6 +160,7 @@ impl<D: Pieces> NetStreamAppend<TypeConfig> for Client<D> {
             group: self.group,
             config: self.local.config.clone(),
             window: self.peer.window.clone(),
+            floor: self.floor.clone(),
         };
         Box::pin(async move { append::stream(appender, input, timeout) })
     }

@@ -120,6 +120,11 @@ impl Truth {
         self.lock().acknowledged.len()
     }
 
+    /// How many commands stand up to the last one that was acknowledged: what a read must see at least.
+    pub fn acknowledged_len(&self) -> u64 {
+        self.lock().acknowledged.values().max().map_or(0, |ordinal| ordinal + 1)
+    }
+
     pub fn refused(&self) -> usize {
         self.lock().refused.len()
     }

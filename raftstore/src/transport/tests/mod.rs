@@ -12,7 +12,7 @@ use super::inbound::{Inbound, Refusal, Replica, SnapshotSink, Stopped};
 use super::raft_client::Client;
 use super::server::Server;
 use super::snapshot::{PieceReader, Pieces};
-use super::{Transport, TransportConfig};
+use super::{LogFloor, Transport, TransportConfig};
 use crate::network::{Network, SimulatedNetwork, TcpNetwork};
 use crate::types::{
     Address, AppendEntriesRequest, CommittedLeaderId, Data, Entry, LogId, Payload, SnapshotMeta,
@@ -333,7 +333,7 @@ impl Pair {
     }
 
     pub(super) async fn heartbeat_client(&self, group: GroupId) -> Client<FakePieces> {
-        self.one.factory(group).new_heartbeat_client(2, &self.address).await
+        self.one.factory(group, LogFloor::default()).new_heartbeat_client(2, &self.address).await
     }
 
     /// Stops n2 and starts it again at the same address.
