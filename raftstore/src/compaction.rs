@@ -48,6 +48,12 @@ fn spreads(due_bytes: u64, spread_over: u64) -> bool {
     due_bytes >= spread_over.saturating_mul(2)
 }
 
+/// The bytes after which the replica at `place` of so many `voters` makes a snapshot: the last one, and whoever is not
+/// to be spread, after all that makes one due, the others evenly before it.
+fn first_due(due_bytes: u64, place: u64, voters: u64) -> u64 {
+    due_bytes * place / voters
+}
+
 /// The last index that may be purged, or `None` where nothing may. `needed` are indexes that followers hold:
 /// each needs what comes after it.
 fn purge_upto(
@@ -87,7 +93,7 @@ impl<M: Machine> Compactor<M> {
             let due_bytes = self.due_bytes();
             let spreads = spreads(due_bytes, spread_over);
             let (place, voters) = if spreads { self.place() } else { (1, 1) };
-            if applied_bytes - covered_bytes >= due_bytes * place / voters {
+            if applied_bytes - covered_bytes >= first_due(due_bytes, place, voters) {
                 if !self.snapshot().await {
                     return;
                 }
@@ -198,6 +204,13 @@ mod tests {
         assert!(!spreads(64 << 20, 64 << 20));
         assert!(!spreads(127 << 20, 64 << 20));
         assert!(spreads(128 << 20, 64 << 20));
+    }
+
+    /// Three replicas make their first snapshots a third of the way apart, none later than it is due.
+    #[test]
+    fn replicas_take_turns() {
+        assert_eq!([1, 2, 3].map(|place| first_due(90, place, 3)), [30, 60, 90]);
+        assert_eq!(first_due(90, 1, 1), 90);
     }
 
     /// Bytes to keep become entries to keep by their mean size.

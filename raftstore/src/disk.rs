@@ -22,6 +22,7 @@ use futures_util::future::BoxFuture;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
@@ -84,12 +85,6 @@ pub trait Table: fmt::Debug + Send + Sync + 'static {
     /// [`DiskError::TooLarge`] without effect; otherwise the table must not be used further.
     fn put(&self, key: u64, value: &[u8]) -> Result<(), DiskError>;
 
-    /// One value.
-    ///
-    /// # Errors
-    /// Where the disk fails or finds damage.
-    fn get(&self, key: u64) -> Result<Option<Bytes>, DiskError>;
-
     /// Values in order of their numbers, from `from` on, about `bytes_max` of them (at least one, where there
     /// is one). Nothing says that nothing follows.
     ///
@@ -122,7 +117,18 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Where the disk fails. That there is no such table is no error.
     fn remove(&self, table: &str) -> Result<(), DiskError>;
 
-    /// The names of all tables, in order.
+    /// Removes for good what creations and removals that were cut short have left. To be called before the
+    /// first table is created, and not before the disk is known to be this node's.
+    ///
+    /// # Errors
+    /// Where the disk fails.
+    fn remove_leftovers(&self) -> Result<(), DiskError>;
+
+    /// Lets go of a table from anywhere, also from a worker of the runtime: closing it may block, and the
+    /// caller does not wait for that.
+    fn release(&self, table: Arc<dyn Table>);
+
+    /// The names of all tables, in order; not of leftovers.
     ///
     /// # Errors
     /// Where the disk fails.
@@ -189,6 +195,41 @@ pub(crate) async fn offload<T: Send + 'static>(
     };
     disk.offload(Box::pin(work)).await;
     result.await.or(Err(DiskError::Gone("its worker panicked")))
+}
+
+/// A table that somebody has open who may be dropped anywhere: see [`Disk::release`].
+#[derive(Debug)]
+pub(crate) struct OpenTable {
+    disk: Arc<dyn Disk>,
+    /// Taken out only when this is dropped.
+    table: Option<Arc<dyn Table>>,
+}
+
+impl OpenTable {
+    pub(crate) fn new(disk: Arc<dyn Disk>, table: Arc<dyn Table>) -> Self {
+        Self { disk, table: Some(table) }
+    }
+
+    /// Lets go of the table here and now, where that may block.
+    pub(crate) fn close(mut self) {
+        drop(self.table.take());
+    }
+}
+
+impl Deref for OpenTable {
+    type Target = dyn Table;
+
+    fn deref(&self) -> &Self::Target {
+        &**self.table.as_ref().expect("the table is taken out only when its holder is dropped")
+    }
+}
+
+impl Drop for OpenTable {
+    fn drop(&mut self) {
+        if let Some(table) = self.table.take() {
+            self.disk.release(table);
+        }
+    }
 }
 
 /// Locks, whatever became of earlier holders: each critical section here leaves its data whole, or poisons the

@@ -8,12 +8,13 @@
 //! safe. Until a node has formed, its peers find no replica on it.
 //!
 //! ```text
-//! cell "formation"   version u8 (1) · incarnation u64 · formed u8 · members u16 · per member: node u64, incarnation u64
+//! cell "formation"   version u8 (1) · CRC-32 of what follows u32 · incarnation u64 · formed u8 (0 or 1) ·
+//!                    members u16 · per member: node u64, incarnation u64
 //! question           node u64 · incarnation u64
 //! answer             incarnation u64 · remembered u8 · incarnation remembered of the asker u64
 //! ```
 
-use crate::codec::{Malformed, take_u8, take_u16, take_u64};
+use crate::codec::{Malformed, take_u8, take_u16, take_u32, take_u64};
 use crate::disk::{Disk, offload};
 use crate::error::Fatal;
 use crate::runtime::random;
@@ -69,31 +70,45 @@ impl Formation {
     }
 
     fn encode(&self) -> Bytes {
-        let mut bytes = BytesMut::new();
-        bytes.put_u8(VERSION);
-        bytes.put_u64_le(self.incarnation);
-        bytes.put_u8(u8::from(self.members.is_some()));
+        let mut rest = BytesMut::new();
+        rest.put_u64_le(self.incarnation);
+        rest.put_u8(u8::from(self.members.is_some()));
         let members = self.members.iter().flatten();
         let count = self.members.as_ref().map_or(0, BTreeMap::len);
-        bytes.put_u16_le(u16::try_from(count).expect("a cluster is born with fewer than 65,536 nodes"));
+        rest.put_u16_le(u16::try_from(count).expect("a cluster is born with fewer than 65,536 nodes"));
         for (node, incarnation) in members {
-            bytes.put_u64_le(node.0);
-            bytes.put_u64_le(*incarnation);
+            rest.put_u64_le(node.0);
+            rest.put_u64_le(*incarnation);
         }
-        bytes.freeze()
+        let mut cell = BytesMut::with_capacity(1 + 4 + rest.len());
+        cell.put_u8(VERSION);
+        cell.put_u32_le(crc32fast::hash(&rest));
+        cell.put_slice(&rest);
+        cell.freeze()
     }
 
     fn decode(mut cell: Bytes) -> Result<Self, Malformed> {
         let what = "formation";
+        let refuse = |why| Err(Malformed { what, why });
         if take_u8(&mut cell, what)? != VERSION {
-            return Err(Malformed { what, why: "unknown version" });
+            return refuse("unknown version");
+        }
+        if take_u32(&mut cell, what)? != crc32fast::hash(&cell) {
+            return refuse("checksum does not match");
         }
         let incarnation = take_u64(&mut cell, what)?;
-        let formed = take_u8(&mut cell, what)? == 1;
+        let formed = match take_u8(&mut cell, what)? {
+            0 => false,
+            1 => true,
+            _ => return refuse("neither formed nor not"),
+        };
         let mut members = BTreeMap::new();
         for _ in 0..take_u16(&mut cell, what)? {
             let node = take_u64(&mut cell, what)?;
             members.insert(NodeId(node), take_u64(&mut cell, what)?);
+        }
+        if !cell.is_empty() {
+            return refuse("stray bytes follow");
         }
         Ok(Self { incarnation, members: formed.then_some(members) })
     }
@@ -131,6 +146,7 @@ impl Acquaintance {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::SimulatedDisk;
 
     fn formed() -> Formation {
         let members = BTreeMap::from([(NodeId(1), 11), (NodeId(2), 22)]);
@@ -141,14 +157,39 @@ mod tests {
     #[test]
     fn golden_cell() {
         let cell = Formation { incarnation: 258, members: Some(BTreeMap::from([(NodeId(1), 7)])) }.encode();
-        let want: &[u8] =
-            &[1, 2, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(&cell[..], want);
+        let rest = [2, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(cell[0], 1);
+        assert_eq!(cell[1..5], [0x97, 0x6c, 0x62, 0xbc]);
+        assert_eq!(cell[5..], rest);
         for formation in [formed(), Formation { incarnation: 5, members: None }] {
             assert_eq!(Formation::decode(formation.encode()), Ok(formation));
         }
-        assert!(Formation::decode(Bytes::from_static(&[2, 0])).is_err());
-        assert!(Formation::decode(cell.slice(..cell.len() - 1)).is_err());
+    }
+
+    /// A damaged cell keeps the node from starting, and says why: no flipped bit and no cut passes for
+    /// another incarnation or another first member, nor for a node that has not formed yet.
+    #[tokio::test]
+    async fn a_damaged_cell_stops_the_node() {
+        let whole = formed().encode();
+        let flipped = (0..whole.len() * 8).map(|bit| {
+            let mut cell = whole.to_vec();
+            cell[bit / 8] ^= 1 << (bit % 8);
+            cell
+        });
+        let cut = (0..whole.len()).map(|length| whole[..length].to_vec());
+        let stray = std::iter::once([&whole[..], &[0]].concat());
+        for cell in flipped.chain(cut).chain(stray) {
+            let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::new());
+            disk.write_cell(CELL, &cell).unwrap();
+            let fatal = Formation::load(&disk).await.unwrap_err();
+            assert!(
+                matches!(&fatal, Fatal::Storage(why) if why.contains("cell formation is damaged")),
+                "{cell:?}: {fatal}"
+            );
+        }
+        let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::new());
+        disk.write_cell(CELL, &whole).unwrap();
+        assert_eq!(Formation::load(&disk).await.unwrap(), formed());
     }
 
     /// A member that has formed remembers whom it formed with; one that has not remembers nobody.

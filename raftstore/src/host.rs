@@ -5,7 +5,7 @@
 
 use crate::compaction::Compactor;
 use crate::config::RaftConfig;
-use crate::disk::Disk;
+use crate::disk::{Disk, lock};
 use crate::error::Fatal;
 use crate::formation::{Acquaintance, Formation};
 use crate::group::{Group, Inner, READ_INDEX_SERVICE};
@@ -16,7 +16,7 @@ use crate::proposer::Proposer;
 use crate::read_index::ReadIndexer;
 use crate::replica::{Shared, StateMachine};
 use crate::replicated_time::ReplicatedTime;
-use crate::runtime::Clock;
+use crate::runtime::{Clock, Supervisor};
 use crate::staleness::Staleness;
 use crate::storage::{Identity, Storage, StorageConfig, StorageStats};
 use crate::transport::{
@@ -26,9 +26,9 @@ use crate::types::Address;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use proto::{GroupId, NodeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{OnceCell, watch};
 
@@ -107,11 +107,33 @@ const FORMATION_PACE: Duration = Duration::from_millis(200);
 /// What the transport asks; shared with it, so that the host itself is not.
 struct Directory {
     groups: RwLock<BTreeMap<GroupId, Arc<dyn Hosted>>>,
+    /// Groups that are being opened or dropped; those that run are not here.
+    claimed: Mutex<BTreeSet<GroupId>>,
     services: OnceCell<Arc<dyn Services>>,
     formation: RwLock<Formation>,
 }
 
+/// The right to open or to drop a group, which one task has at a time.
+struct Claim {
+    directory: Arc<Directory>,
+    group: GroupId,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.directory.claimed).remove(&self.group);
+    }
+}
+
 impl Directory {
+    /// Claims a group until the claim is dropped.
+    fn claim(self: &Arc<Self>, group: GroupId) -> Result<Claim, Fatal> {
+        if lock(&self.claimed).insert(group) {
+            return Ok(Claim { directory: self.clone(), group });
+        }
+        Err(Fatal::Group { group, why: "it is being opened or dropped already".into() })
+    }
+
     fn formation(&self) -> Formation {
         self.formation.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -200,8 +222,12 @@ impl Host {
         let transport =
             Transport::new(config.node, config.cluster.clone(), network, config.transport.clone());
         let formation = RwLock::new(Formation::load(&disk).await?);
-        let directory =
-            Arc::new(Directory { groups: RwLock::default(), services: OnceCell::new(), formation });
+        let directory = Arc::new(Directory {
+            groups: RwLock::default(),
+            claimed: Mutex::default(),
+            services: OnceCell::new(),
+            formation,
+        });
         let server = transport
             .serve(&config.listen, directory.clone())
             .await
@@ -244,13 +270,17 @@ impl Host {
     /// Starts this node's replica of `id` from what the disk holds of it; `fresh` makes an empty machine.
     ///
     /// # Errors
-    /// [`Fatal`] where the disk's state cannot be loaded, or the replica runs already.
+    /// [`Fatal`] where the disk's state cannot be loaded, or the replica runs already or is being opened or
+    /// dropped.
     pub async fn open_group<M: Machine>(
         &self,
         id: GroupId,
         fresh: impl Fn() -> M + Send + Sync + 'static,
     ) -> Result<Group<M>, Fatal> {
         let failed = |why: String| Fatal::Group { group: id, why };
+        // Two replicas on one log would destroy it, so nothing is made before it is certain to be the only
+        // one.
+        let _claim = self.directory.claim(id)?;
         if self.directory.hosted(id).is_some() {
             return Err(failed("it runs on this node already".into()));
         }
@@ -268,7 +298,8 @@ impl Host {
         let network = self.transport.factory(id, floor.clone());
         let raft =
             openraft::Raft::new(self.config.node.0, raft_config.openraft()?, network, log.clone(), machine);
-        let raft = raft.await.map_err(|error| failed(error.to_string()))?;
+        let supervisor = Supervisor::default();
+        let raft = supervisor.watch_over(raft).await.map_err(|error| failed(error.to_string()))?;
         let live_bytes = {
             let log = log.clone();
             move || log.bytes()
@@ -297,7 +328,7 @@ impl Host {
                 recovered: AtomicBool::new(false),
             }),
         };
-        self.watch_group(&group);
+        self.watch_group(&group, supervisor);
         Self::recover_group(&group);
         let mut groups = self.directory.groups.write().unwrap_or_else(PoisonError::into_inner);
         groups.insert(id, Arc::new(group.clone()));
@@ -306,15 +337,20 @@ impl Host {
 
     /// Stops this node's replica of `id`, where it runs, and forgets its log, vote and snapshot, durably: the
     /// replica has left the group for good. Were it still a member, its votes would be forgotten with the rest.
+    /// After that it may be opened again, as a new one.
     ///
     /// # Errors
-    /// [`Fatal::Storage`] where the disk fails.
+    /// [`Fatal::Storage`] where the disk fails, [`Fatal::Group`] where it is being opened or dropped already.
     pub async fn drop_group(&self, id: GroupId) -> Result<(), Fatal> {
-        let hosted = self.directory.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        if let Some(hosted) = hosted {
+        let _claim = self.directory.claim(id)?;
+        // It stays listed until it is forgotten: whoever gives up half-way can only drop it again, not open
+        // it.
+        if let Some(hosted) = self.directory.hosted(id) {
             hosted.shutdown().await;
         }
-        self.storage.forget(id).await.map_err(|error| Fatal::Storage(error.to_string()))
+        self.storage.forget(id).await.map_err(|error| Fatal::Storage(error.to_string()))?;
+        self.directory.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        Ok(())
     }
 
     /// The groups of which this node's disk holds something, in order.
@@ -322,12 +358,18 @@ impl Host {
         self.storage.groups()
     }
 
-    fn watch_group<M: Machine>(&self, group: &Group<M>) {
+    fn watch_group<M: Machine>(&self, group: &Group<M>, supervisor: Supervisor) {
         let (group, failure) = (group.clone(), self.failure.clone());
         tokio::spawn(async move {
-            if let Some(why) = group.failed().await {
-                fail(&failure, Fatal::Group { group: group.id(), why });
-            }
+            let why = tokio::select! {
+                biased;
+                panic = supervisor.panicked() => Some(format!("a task of it panicked: {panic}")),
+                why = group.failed() => why,
+            };
+            let Some(why) = why else { return };
+            fail(&failure, Fatal::Group { group: group.id(), why });
+            // Not every task is missed by the others: whoever waits for the one that is gone must be told.
+            group.shutdown().await;
         });
     }
 

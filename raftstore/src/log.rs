@@ -99,6 +99,7 @@ impl GroupLog {
             // The count goes on, so that entries still queued are not taken for the next log's.
             let truncations = state.view.truncations + 1;
             state.view = state::View { truncations, ..state::View::default() };
+            state.lives += 1;
             Ok(())
         };
         self.enqueue(Operation::Forget, Done::Waiter(tell), clear).await?;
@@ -144,7 +145,7 @@ impl GroupLog {
 impl State {
     /// Where the entries of a range are, about `bytes_max` of them.
     fn plan(&self, start: u64, end: u64, bytes_max: usize) -> Plan {
-        let Self { view, durable } = self;
+        let Self { view, durable, .. } = self;
         let start = start.max(next_index(view.purged.as_ref()));
         let end = end.min(next_index(view.last.as_ref()));
         let in_memory = view.tail.first().unwrap_or(end);

@@ -1,10 +1,14 @@
 //! openraft's asynchronous runtime, tokio's, with the things that a simulation replaces: randomness, the wall
-//! clock, and the one channel that makes use of randomness (see `watch`).
+//! clock, and the one channel that makes use of randomness (see `watch`); and with one that it lacks: a word
+//! when a task of it panics (see `supervisor`).
 //!
 //! Timers are tokio's alone, so a paused or simulated tokio clock moves every timeout here with it. Random
 //! numbers (election timeouts, jitter) come from [`random`], which [`seed`] makes repeatable for a thread.
 
+mod supervisor;
 mod watch;
+
+pub(crate) use self::supervisor::Supervisor;
 
 use self::watch::OrderedWatch;
 use openraft::OptionalSend;
@@ -131,7 +135,7 @@ impl AsyncRuntime for Runtime {
         T: Future + OptionalSend + 'static,
         T::Output: OptionalSend + 'static,
     {
-        TokioRuntime::spawn(future)
+        TokioRuntime::spawn(Supervisor::supervised(future))
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {

@@ -21,10 +21,10 @@ pub(crate) use manifest::{Manifest, parse_table_name};
 pub(crate) use reader::SnapshotReader;
 pub(crate) use writer::SnapshotWriter;
 
-use crate::disk::{Disk, Table, lock};
+use crate::disk::{Disk, OpenTable, lock};
 use crate::log::queue::{Done, Item, Queue};
 use crate::log::record::Operation;
-use crate::log::state::Group;
+use crate::log::state::{Group, State};
 use crate::storage::{Handle, StorageError};
 use crate::types::SnapshotMeta;
 use manifest::table_name;
@@ -37,32 +37,51 @@ use tokio::sync::oneshot;
 /// The longest piece.
 pub(crate) const PIECE_BYTES_MAX: usize = 4 << 20;
 
-/// One group's snapshots.
+/// One group's snapshots, until the group is forgotten.
 #[derive(Clone, Debug)]
 pub(crate) struct SnapshotStore {
     handle: Arc<Handle>,
     group: Arc<Group>,
+    /// The group's [`State::lives`] when this was made.
+    life: u64,
 }
 
 impl SnapshotStore {
     pub(crate) fn new(handle: Arc<Handle>, group: Arc<Group>) -> Self {
-        Self { handle, group }
+        let life = group.state().lives;
+        Self { handle, group, life }
+    }
+
+    /// Whether a snapshot still has a place to go to.
+    fn alive(&self) -> Result<(), StorageError> {
+        self.handle.shared.alive()?;
+        self.check_life(&self.group.state())
+    }
+
+    /// A copy that is under way when its group is dropped does not end with it, but where it is next written.
+    /// Never may it become current.
+    fn check_life(&self, state: &State) -> Result<(), StorageError> {
+        if state.lives == self.life {
+            return Ok(());
+        }
+        Err(StorageError::Refused(format!("{} was dropped while its snapshot was made", self.group.id)))
     }
 
     /// Starts a new snapshot. Dropped unfinished, it leaves nothing behind.
     ///
     /// # Errors
-    /// Where the storage has stopped.
+    /// Where the storage has stopped, or the group was forgotten.
     pub(crate) async fn create(&self) -> Result<SnapshotWriter, StorageError> {
-        self.handle.shared.alive()?;
-        Ok(SnapshotWriter::new(Arc::clone(&self.handle), self.group.id))
+        self.alive()?;
+        Ok(SnapshotWriter::new(self.clone()))
     }
 
     /// Makes a finished snapshot the one that a restart finds, durably. The one before is removed with its last
     /// reader. Where the current one is newer by its log id, it stays.
     ///
     /// # Errors
-    /// Where the disk fails or the storage has stopped; the snapshot that was current stays so.
+    /// Where the disk fails, the storage has stopped or the group was forgotten; the snapshot that was
+    /// current stays so.
     pub(crate) async fn install(&self, snapshot: &Snapshot) -> Result<(), StorageError> {
         let number = |snapshot: &Snapshot| snapshot.manifest().number;
         if self.current().as_ref().map(number) == Some(number(snapshot)) {
@@ -71,7 +90,8 @@ impl SnapshotStore {
         let (tell, told) = oneshot::channel();
         let operation = Operation::Snapshot(snapshot.manifest().clone());
         let item = Item::new(&self.group, operation, Done::Waiter(tell));
-        self.handle.shared.submit(Item { snapshot: Some(snapshot.clone()), ..item }).await?;
+        let item = Item { snapshot: Some(snapshot.clone()), ..item };
+        self.handle.shared.submit(item, |state| self.check_life(state)).await?;
         told.await.unwrap_or(Err(StorageError::Closed))
     }
 
@@ -167,12 +187,18 @@ impl Tables {
         Self { disk, group, number, made: Mutex::new(made), doomed: AtomicBool::new(false), bin }
     }
 
-    /// The next part's table.
-    fn make(&self) -> Result<Arc<dyn Table>, StorageError> {
-        let mut made = lock(&self.made);
-        let table = self.disk.create(&self.name(*made))?;
-        *made += 1;
-        Ok(table)
+    /// The next part's table. One task at a time makes parts, so nobody waits at the count while the disk
+    /// works.
+    fn make(&self) -> Result<OpenTable, StorageError> {
+        let part = self.made();
+        let table = self.disk.create(&self.name(part))?;
+        *lock(&self.made) = part + 1;
+        Ok(OpenTable::new(Arc::clone(&self.disk), table))
+    }
+
+    fn open(&self, part: u32) -> Result<OpenTable, StorageError> {
+        let table = self.disk.open(&self.name(part))?;
+        Ok(OpenTable::new(Arc::clone(&self.disk), table))
     }
 
     fn made(&self) -> u32 {

@@ -31,7 +31,7 @@ use crate::log::GroupLog;
 use crate::log::queue::{Item, Queue};
 use crate::log::recovery::{Recovered, recover};
 use crate::log::segment::Shelf;
-use crate::log::state::Group;
+use crate::log::state::{Group, State};
 use crate::log::writer::Writer;
 use crate::snapshot::{Bin, SnapshotStore};
 use proto::GroupId;
@@ -136,7 +136,7 @@ impl Storage {
     }
 
     /// Forgets a group's log, vote and snapshot, durably: its replica has left this node for good, and the
-    /// group's handles are not used any more.
+    /// group's handles are not used any more. A snapshot that is still being made comes to nothing.
     ///
     /// # Errors
     /// Where the storage has stopped.
@@ -201,9 +201,16 @@ impl Shared {
         self.failure.borrow().clone().unwrap_or(StorageError::Closed)
     }
 
-    /// Waits for room, then queues the item.
-    pub(crate) async fn submit(&self, mut item: Item) -> Result<(), StorageError> {
+    /// Waits for room, then queues the item, if `check` agrees to it with a look at its group, in one step.
+    pub(crate) async fn submit(
+        &self,
+        mut item: Item,
+        check: impl FnOnce(&State) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
         item.room = Some(self.queue.room(item.bytes).await.ok_or_else(|| self.stopped())?);
+        let group = Arc::clone(&item.group);
+        let state = group.state();
+        check(&state)?;
         self.queue.push(item).map_err(|_| self.stopped())
     }
 

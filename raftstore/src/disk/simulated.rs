@@ -357,6 +357,15 @@ impl Disk for SimulatedDisk {
         })
     }
 
+    /// There are none: making and removing are one step here.
+    fn remove_leftovers(&self) -> Result<(), DiskError> {
+        lock(&self.state).alive()
+    }
+
+    fn release(&self, table: Arc<dyn Table>) {
+        drop(table);
+    }
+
     fn tables(&self) -> Result<Vec<String>, DiskError> {
         let state = lock(&self.state);
         state.alive()?;
@@ -426,12 +435,6 @@ impl Table for SimulatedTable {
             return Err(DiskError::TooLarge(value.len()));
         }
         lock(&self.disk.state).operate(|state| state.put(self.id, key, value))
-    }
-
-    fn get(&self, key: u64) -> Result<Option<Bytes>, DiskError> {
-        let mut state = lock(&self.disk.state);
-        state.alive()?;
-        Ok(state.table(self.id).visible.get(&key).cloned())
     }
 
     fn scan(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, DiskError> {

@@ -21,17 +21,24 @@
 //! - A thread of its pool may hold the file, and so its lock, for a moment after the database was dropped.
 //!   Opening waits for that lock first.
 
+mod registry;
+mod syncer;
 mod table;
+
+#[cfg(test)]
+mod tests;
 
 use super::mark::{SLOT_BYTES, SLOT_OFFSETS, put_slot, take_slot};
 use super::{Disk, DiskError, Table, lock};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use std::collections::BTreeMap;
+use registry::Registry;
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex};
+use syncer::{Syncer, SystemSyncer};
 use table::SledTable;
 use tokio::runtime::Handle;
 
@@ -52,7 +59,22 @@ pub struct SledDisk {
 #[derive(Debug)]
 struct Root {
     path: PathBuf,
+    syncer: Arc<dyn Syncer>,
     _lock: File,
+}
+
+impl Root {
+    fn sync_data(&self, file: &File, path: &Path) -> Result<(), DiskError> {
+        self.syncer.sync_data(file, path).map_err(failed("sync", path))
+    }
+
+    fn sync_all(&self, file: &File, path: &Path) -> Result<(), DiskError> {
+        self.syncer.sync_all(file, path).map_err(failed("sync", path))
+    }
+
+    fn sync_folder(&self, path: &Path) -> Result<(), DiskError> {
+        sync_folder(&*self.syncer, path)
+    }
 }
 
 #[derive(Debug)]
@@ -64,21 +86,16 @@ struct Mark {
     next_slot: usize,
 }
 
-/// The open tables. A name is here from before its database is opened until after it is closed, so that no
-/// database is ever opened twice.
-#[derive(Debug, Default)]
-struct Registry {
-    tables: Mutex<BTreeMap<String, Weak<SledTable>>>,
-    closed: Condvar,
-}
-
 impl SledDisk {
     /// Opens the data directory, which is made where there is none.
     ///
     /// # Errors
     /// [`DiskError::InUse`] where another process has it open, [`DiskError::Io`] where it cannot be used.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, DiskError> {
-        let path = path.as_ref();
+        Self::open_with(path.as_ref(), Arc::new(SystemSyncer))
+    }
+
+    fn open_with(path: &Path, syncer: Arc<dyn Syncer>) -> Result<Self, DiskError> {
         for folder in [path.to_path_buf(), path.join("tables"), path.join("cells")] {
             fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
         }
@@ -88,69 +105,47 @@ impl SledDisk {
             TryLockError::Error(error) => failed("lock", path)(error),
         })?;
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            sync_folder(parent)?;
+            sync_folder(&*syncer, parent)?;
         }
-        sync_folder(path)?;
-        let root = Arc::new(Root { path: path.to_path_buf(), _lock: lock });
-        let disk = Self {
-            root,
+        sync_folder(&*syncer, path)?;
+        Ok(Self {
+            root: Arc::new(Root { path: path.to_path_buf(), syncer, _lock: lock }),
             mark: Mutex::new(Mark { file: None, named: false, next_slot: 0 }),
             registry: Arc::default(),
-        };
-        disk.remove_leftovers()?;
-        Ok(disk)
+        })
     }
 
     fn folder(&self, table: &str) -> PathBuf {
         self.root.path.join("tables").join(table)
     }
 
-    /// Removes tables whose removal or whose creation was cut short. Nothing was ever put into the latter: a
-    /// table is handed out only once it is marked as made.
-    fn remove_leftovers(&self) -> Result<(), DiskError> {
-        for name in self.entries()? {
-            let folder = self.folder(&name);
-            // Where the disk cannot say, nothing is removed.
-            let made = folder.join(MADE).try_exists().map_err(failed("look into", &folder))?;
-            if name.starts_with(REMOVED) || !made {
-                fs::remove_dir_all(&folder).map_err(failed("remove", &folder))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn entries(&self) -> Result<Vec<String>, DiskError> {
+    /// What stands in the tables' folder, in order: the tables, or what creations and removals that were cut
+    /// short have left. Nothing was ever put into a table that is not marked as made: it is handed out only
+    /// then.
+    fn entries(&self, leftovers: bool) -> Result<Vec<String>, DiskError> {
         let folder = self.root.path.join("tables");
         let mut names = Vec::new();
         for entry in fs::read_dir(&folder).map_err(failed("list", &folder))? {
             let entry = entry.map_err(failed("list", &folder))?;
-            names.push(entry.file_name().to_string_lossy().into_owned());
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if (name.starts_with(REMOVED) || !self.is_made(&name)?) == leftovers {
+                names.push(name);
+            }
         }
         names.sort();
         Ok(names)
     }
 
-    /// The table of a name, shared with those who have it open; `new` ones are made. Holds the registry all the
-    /// while, so that no table is removed half-way through its opening: sled would make it anew.
-    fn shared(&self, table: &str, new: bool) -> Result<Arc<dyn Table>, DiskError> {
-        let mut tables = lock(&self.registry.tables);
-        while let Some(known) = tables.get(table) {
-            if let Some(open) = known.upgrade() {
-                return if new { Err(DiskError::Exists(table.to_owned())) } else { Ok(open) };
-            }
-            // Its last handle is being dropped at this moment: wait until the database is closed.
-            tables = self.registry.closed.wait(tables).unwrap_or_else(PoisonError::into_inner);
-        }
+    /// Where the disk cannot say, nobody guesses.
+    fn is_made(&self, table: &str) -> Result<bool, DiskError> {
         let folder = self.folder(table);
-        match (new, folder.is_dir()) {
-            (true, true) => return Err(DiskError::Exists(table.to_owned())),
-            (true, false) => fs::create_dir(&folder).map_err(failed("create", &folder))?,
-            (false, true) => {}
-            (false, false) => return Err(DiskError::Missing(table.to_owned())),
-        }
-        let opened = SledTable::open(self, table, new)?;
-        tables.insert(table.to_owned(), Arc::downgrade(&opened));
-        Ok(opened)
+        folder.join(MADE).try_exists().map_err(failed("look into", &folder))
+    }
+
+    /// The names of the tables that are open, in order.
+    #[cfg(test)]
+    pub(crate) fn open_tables(&self) -> Vec<String> {
+        self.registry.open()
     }
 
     fn mark_path(&self) -> PathBuf {
@@ -167,39 +162,69 @@ impl SledDisk {
 
 impl Disk for SledDisk {
     fn create(&self, table: &str) -> Result<Arc<dyn Table>, DiskError> {
-        self.shared(table, true)
+        let exists = || DiskError::Exists(table.to_owned());
+        let Err(claim) = self.registry.find(table) else { return Err(exists()) };
+        let folder = self.folder(table);
+        fs::create_dir(&folder).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => exists(),
+            _ => failed("create", &folder)(error),
+        })?;
+        let made = SledTable::open(self, table, true)?;
+        claim.opened(&made);
+        Ok(made)
     }
 
     fn open(&self, table: &str) -> Result<Arc<dyn Table>, DiskError> {
-        self.shared(table, false)
+        let claim = match self.registry.find(table) {
+            Ok(open) => return Ok(open),
+            Err(claim) => claim,
+        };
+        if !self.is_made(table)? {
+            return Err(DiskError::Missing(table.to_owned()));
+        }
+        let opened = SledTable::open(self, table, false)?;
+        claim.opened(&opened);
+        Ok(opened)
     }
 
     fn remove(&self, table: &str) -> Result<(), DiskError> {
         let (folder, removed) = (self.folder(table), self.folder(&format!("{REMOVED}{table}")));
         // Renamed first: a crash half-way must not leave what looks like an empty table.
-        let tables = lock(&self.registry.tables);
+        let claim = self.registry.claim(table);
         let renamed = fs::rename(&folder, &removed);
-        drop(tables);
+        drop(claim);
         match renamed {
             Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failed("remove", &folder)(error)),
         }
-        sync_folder(&self.root.path.join("tables"))?;
+        self.root.sync_folder(&self.root.path.join("tables"))?;
         fs::remove_dir_all(&removed).map_err(failed("remove", &removed))
     }
 
+    fn remove_leftovers(&self) -> Result<(), DiskError> {
+        for name in self.entries(true)? {
+            let folder = self.folder(&name);
+            fs::remove_dir_all(&folder).map_err(failed("remove", &folder))?;
+        }
+        Ok(())
+    }
+
+    fn release(&self, table: Arc<dyn Table>) {
+        let Ok(runtime) = Handle::try_current() else { return drop(table) };
+        let releasing = Registry::release(&self.registry, table);
+        drop(runtime.spawn_blocking(move || drop(releasing)));
+    }
+
     fn tables(&self) -> Result<Vec<String>, DiskError> {
-        let mut names = self.entries()?;
-        names.retain(|name| !name.starts_with(REMOVED));
-        Ok(names)
+        self.entries(false)
     }
 
     fn read_cell(&self, name: &str) -> Result<Option<Bytes>, DiskError> {
         let path = self.root.path.join("cells").join(name);
         match fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes.into())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed("read", &path)(error)),
         }
     }
@@ -210,18 +235,18 @@ impl Disk for SledDisk {
         let write = || {
             let file = File::create(&next)?;
             file.write_all_at(value, 0)?;
-            file.sync_all()?;
+            self.root.syncer.sync_all(&file, &next)?;
             fs::rename(&next, &path)
         };
         write().map_err(failed("write", &path))?;
-        sync_folder(&folder)
+        self.root.sync_folder(&folder)
     }
 
     fn read_mark(&self) -> Result<Option<u64>, DiskError> {
         let path = self.mark_path();
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("read", &path)(error)),
         };
         let slot = |offset: u64| {
@@ -251,11 +276,15 @@ impl Disk for SledDisk {
     fn sync_mark(&self) -> Result<(), DiskError> {
         let (file, named) = {
             let mut mark = lock(&self.mark);
-            (self.mark_file(&mut mark)?, std::mem::replace(&mut mark.named, true))
+            (self.mark_file(&mut mark)?, mark.named)
         };
         // Marks may be written meanwhile.
-        file.sync_data().map_err(failed("sync", &self.mark_path()))?;
-        if named { Ok(()) } else { sync_folder(&self.root.path) }
+        self.root.sync_data(&file, &self.mark_path())?;
+        if !named {
+            self.root.sync_folder(&self.root.path)?;
+            lock(&self.mark).named = true;
+        }
+        Ok(())
     }
 
     fn bytes(&self) -> Result<u64, DiskError> {
@@ -281,6 +310,14 @@ impl Disk for SledDisk {
     }
 }
 
+impl Drop for SledDisk {
+    /// Whoever opens the directory next finds it free of what was let go of here. This may block for as long
+    /// as a few tables take to close, once in the disk's life.
+    fn drop(&mut self) {
+        self.registry.settle();
+    }
+}
+
 fn failed(what: &str, path: &Path) -> impl FnOnce(std::io::Error) -> DiskError {
     DiskError::io(format!("{what} {}", path.display()))
 }
@@ -290,14 +327,14 @@ fn open_file(path: &Path) -> Result<File, DiskError> {
     options.read(true).write(true).create(true).truncate(false).open(path).map_err(failed("open", path))
 }
 
-fn sync_folder(path: &Path) -> Result<(), DiskError> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(failed("sync", path))
+fn sync_folder(syncer: &dyn Syncer, path: &Path) -> Result<(), DiskError> {
+    File::open(path).and_then(|folder| syncer.sync_all(&folder, path)).map_err(failed("sync", path))
 }
 
 fn folder_bytes(path: &Path) -> Result<u64, DiskError> {
     let mut bytes = 0;
     // What is removed meanwhile counts as nothing.
-    let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    let gone = |error: &std::io::Error| error.kind() == ErrorKind::NotFound;
     let entries = match fs::read_dir(path) {
         Err(error) if gone(&error) => return Ok(0),
         entries => entries.map_err(failed("list", path))?,

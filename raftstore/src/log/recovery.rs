@@ -49,7 +49,7 @@ pub(crate) struct Segment {
     pub(crate) bytes: u64,
 }
 
-/// Reads everything; changes nothing but to remove leftovers of snapshots, at the very end.
+/// Reads everything; changes nothing but to remove leftovers, at the very end.
 pub(crate) fn recover(
     disk: &Arc<dyn Disk>,
     bin: &Arc<Bin>,
@@ -159,7 +159,7 @@ impl Replay {
     ) -> Result<(), String> {
         let group = self.groups.entry(group).or_insert_with(|| Arc::new(Group::new(group)));
         let mut state = group.state();
-        let State { view, durable } = &mut *state;
+        let State { view, durable, .. } = &mut *state;
         if let Operation::Checkpoint(checkpoint) = &operation
             && self.based
             && *checkpoint != durable.checkpoint
@@ -205,7 +205,7 @@ impl Replay {
         let (mut current, mut next_snapshot) = (BTreeSet::new(), 1);
         for group in self.groups.values() {
             let mut state = group.state();
-            let State { view, durable } = &mut *state;
+            let State { view, durable, .. } = &mut *state;
             show(view, durable);
             if let Some(manifest) = &durable.checkpoint.snapshot {
                 let owned =
@@ -218,6 +218,7 @@ impl Replay {
                 durable.snapshot = Some(snapshot);
             }
         }
+        disk.remove_leftovers()?;
         for name in tables {
             let Some((group, number, _)) = parse_table_name(name) else { continue };
             next_snapshot = next_snapshot.max(number + 1);

@@ -218,24 +218,59 @@ impl Shelf {
         Ok(table)
     }
 
-    /// Closes segments before `oldest` and those that nobody used for a while.
-    pub(crate) fn tidy(&self, oldest: u64) {
+    /// Takes out the segments before `oldest` and those that nobody used for a while. To be dropped where
+    /// that may block: it closes them.
+    pub(crate) fn tidy(&self, oldest: u64) -> Vec<Arc<dyn Table>> {
         let now = Instant::now();
-        let stale = |shelved: &Shelved| shelved.segment < oldest || now - shelved.used > SHELF_IDLE;
-        let closed: VecDeque<Shelved> = {
-            let mut open = lock(&self.open);
-            if !open.iter().any(stale) {
-                return;
-            }
-            let (closed, kept): (VecDeque<Shelved>, _) = open.drain(..).partition(stale);
-            *open = kept;
-            closed
-        };
-        drop(closed);
+        let stale = |shelved: &mut Shelved| shelved.segment < oldest || now - shelved.used > SHELF_IDLE;
+        let mut open = lock(&self.open);
+        let mut taken = Vec::new();
+        while let Some(at) = open.iter_mut().position(stale)
+            && let Some(shelved) = open.remove(at)
+        {
+            taken.push(shelved.table);
+        }
+        taken
     }
 
     pub(crate) fn clear(&self) {
         let closed = std::mem::take(&mut *lock(&self.open));
         drop(closed);
+    }
+}
+
+impl Drop for Shelf {
+    /// Who still read when the log writer had ended may have opened segments again.
+    fn drop(&mut self) {
+        let open = std::mem::take(&mut *lock(&self.open));
+        open.into_iter().for_each(|shelved| self.disk.release(shelved.table));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::SimulatedDisk;
+
+    /// Segments that nobody needs are handed to whoever tidies up, who may drop them where that may block;
+    /// the others stay open.
+    #[tokio::test(start_paused = true)]
+    async fn tidying_closes_nothing_itself() {
+        let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::new());
+        for segment in 1..=3 {
+            drop(disk.create(&segment_name(segment)).unwrap());
+        }
+        let shelf = Shelf::new(Arc::clone(&disk));
+        let (first, second) = (shelf.table(1).unwrap(), shelf.table(2).unwrap());
+        assert!(shelf.tidy(1).is_empty());
+        let taken = shelf.tidy(2);
+        assert!(taken.len() == 1 && Arc::ptr_eq(&taken[0], &first));
+        assert!(Arc::ptr_eq(&shelf.table(2).unwrap(), &second));
+        tokio::time::advance(SHELF_IDLE).await;
+        let third = shelf.table(3).unwrap();
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let taken = shelf.tidy(2);
+        assert!(taken.len() == 1 && Arc::ptr_eq(&taken[0], &second));
+        assert!(Arc::ptr_eq(&shelf.table(3).unwrap(), &third));
     }
 }

@@ -25,6 +25,9 @@ pub(crate) struct Group {
 pub(crate) struct State {
     pub(crate) view: View,
     pub(crate) durable: Durable,
+    /// How often the group was forgotten since this process started. What was begun before that must not
+    /// reach the disk behind it, or a group that was dropped would come back.
+    pub(crate) lives: u64,
 }
 
 /// What the replica sees.
@@ -72,7 +75,7 @@ impl Group {
 impl State {
     /// Whether the group has nothing here, and nothing on its way.
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { view, durable } = self;
+        let Self { view, durable, .. } = self;
         durable.checkpoint == Checkpoint::default() && view.last.is_none() && view.vote.is_none()
     }
 
@@ -98,7 +101,7 @@ impl State {
 
     /// Cuts the view back to the entries up to `after`.
     pub(crate) fn truncate(&mut self, after: Option<LogId>) {
-        let Self { view, durable } = self;
+        let Self { view, durable, .. } = self;
         let end = next_index(after.as_ref());
         if next_index(view.last.as_ref()) > end {
             view.log_bytes -= gone_bytes(view, &durable.index, end, u64::MAX);
@@ -110,7 +113,7 @@ impl State {
 
     /// Forgets the view's entries up to `upto`.
     pub(crate) fn purge(&mut self, upto: LogId) {
-        let Self { view, durable } = self;
+        let Self { view, durable, .. } = self;
         if view.purged.is_some_and(|purged| purged >= upto) {
             return;
         }

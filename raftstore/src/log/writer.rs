@@ -6,12 +6,13 @@
 //! empty old ones (see [`super::carry`]), remove old snapshots' tables, sync the mark. The first error of any of
 //! them is its last act.
 //!
-//! Crash points. A record counts once it is whole, so a crash before or during its sync leaves it or leaves it
-//! not; nobody was told. The mark is written after the sync, so it never names a record that is not durable. A
-//! segment is removed after the record that made it superfluous (a purge, a carry, and in any case the
-//! checkpoint that begins a later segment) was synced; a crash in between leaves a segment too many, which
-//! recovery reads like any other. Segments go oldest first, so what remains has no gap. A table that was made in
-//! advance and never written to is an empty segment to recovery, and the first to go.
+//! Crash points. A record counts once it is whole, so a crash before or during its sync leaves it or leaves
+//! it not; nobody was told. The mark is written after the sync, so it never names a record that is not
+//! durable. A segment is removed after the record that made it superfluous (a purge, a carry, and in any case
+//! the checkpoint that begins a later segment) was synced; a crash in between leaves a segment too many,
+//! which recovery reads like any other. Segments go oldest first, so what remains has no gap. A table that
+//! was made in advance and never written to is an empty segment to recovery. It goes like any other, once
+//! those before it have.
 
 use super::carry::carry;
 use super::queue::{Done, Item};
@@ -39,6 +40,35 @@ const MARK_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// A sync that takes this long is worth a word: every write of the node waits for it.
 const SLOW_SYNC: Duration = Duration::from_millis(100);
 
+/// Slow syncs are spoken of this often: on a disk that is slow for good, each of them is one.
+const SLOW_SYNC_SAID: Duration = Duration::from_secs(1);
+
+/// Slow syncs since they were last spoken of.
+#[derive(Debug, Default)]
+struct SlowSyncs {
+    count: u64,
+    longest: Duration,
+    said: Option<Instant>,
+}
+
+impl SlowSyncs {
+    /// Counts a sync that ended `now`. How many slow ones there were and how long the longest took, where it
+    /// is time to say so.
+    fn note(&mut self, took: Duration, now: Instant) -> Option<(u64, Duration)> {
+        if took < SLOW_SYNC {
+            return None;
+        }
+        self.count += 1;
+        self.longest = self.longest.max(took);
+        if self.said.is_some_and(|said| now - said < SLOW_SYNC_SAID) {
+            return None;
+        }
+        let Self { count, longest, .. } =
+            std::mem::replace(self, Self { said: Some(now), ..Self::default() });
+        Some((count, longest))
+    }
+}
+
 /// See the [module](self).
 pub(crate) struct Writer {
     shared: Arc<Shared>,
@@ -51,6 +81,7 @@ pub(crate) struct Writer {
     /// Bytes of entries written since the tails were last levelled.
     fresh: usize,
     mark_synced: Instant,
+    slow_syncs: SlowSyncs,
     /// What is done beside the writing, where blocking the log for it would be a pity.
     making_spare: Chore,
     retiring: Chore,
@@ -126,6 +157,7 @@ impl Writer {
             spare: Arc::default(),
             fresh: 0,
             mark_synced: Instant::now(),
+            slow_syncs: SlowSyncs::default(),
             making_spare: Chore::default(),
             retiring: Chore::default(),
             emptying: Chore::default(),
@@ -225,8 +257,9 @@ impl Writer {
         table.sync().await?;
         let (counters, took) = (&self.shared.counters, started.elapsed());
         counters.synced(took);
-        if took >= SLOW_SYNC {
-            tracing::warn!(ms = took.as_millis(), bytes, "disk is slow: a sync of the log took long");
+        if let Some((count, longest)) = self.slow_syncs.note(took, started + took) {
+            let longest_ms = longest.as_millis();
+            tracing::warn!(longest_ms, count, "disk is slow: syncs of the log take long");
         }
         count(&counters.records, 1);
         count(&counters.bytes_written, bytes);
@@ -339,6 +372,7 @@ impl Writer {
         self.make_spare();
         if self.active.is_some() {
             self.remove_segments();
+            self.tidy_shelf();
             self.empty_oldest();
         }
         self.empty_bin();
@@ -361,8 +395,17 @@ impl Writer {
             self.log.ledger.forget(oldest.number);
             count(&self.shared.counters.segments_removed, 1);
         }
-        if let Some(oldest) = self.log.segments.front() {
-            self.shared.shelf.tidy(oldest.number);
+    }
+
+    /// Has the segments closed that readers need no more.
+    fn tidy_shelf(&mut self) {
+        let Some(oldest) = self.log.segments.front().filter(|_| self.retiring.is_idle()) else { return };
+        let closed = self.shared.shelf.tidy(oldest.number);
+        if !closed.is_empty() {
+            self.retiring.start(&self.shared, async move {
+                drop(closed);
+                Ok(())
+            });
         }
     }
 
@@ -405,4 +448,26 @@ fn still_standing(mut item: Item) -> Option<Item> {
     let standing = item.group.state().durable.index.standing(origin);
     entries.retain(|entry| standing.iter().any(|run| (run.first..=run.last).contains(&entry.log_id.index())));
     (!entries.is_empty()).then_some(item)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first slow sync is spoken of at once, those within a second of it together with the next after
+    /// that, and none twice.
+    #[tokio::test(start_paused = true)]
+    async fn slow_syncs_are_spoken_of_once_a_second() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        let mut slow = SlowSyncs::default();
+        let mut note = |took: u64, at: u64| slow.note(ms(took), start + ms(at));
+        assert_eq!(note(99, 0), None);
+        assert_eq!(note(100, 100), Some((1, ms(100))));
+        assert_eq!(note(300, 400), None);
+        assert_eq!(note(200, 1_099), None);
+        assert_eq!(note(99, 1_500), None);
+        assert_eq!(note(150, 1_600), Some((3, ms(300))));
+        assert_eq!(note(120, 2_599), None);
+        assert_eq!(note(110, 9_000), Some((2, ms(120))));
+    }
 }

@@ -2,10 +2,9 @@
 
 use super::Snapshot;
 use super::pieces::Unpacker;
-use crate::disk::{Table, offload};
+use crate::disk::{OpenTable, offload};
 use crate::storage::StorageError;
 use bytes::Bytes;
-use std::sync::Arc;
 
 /// How much is read ahead in one trip to the disk's thread.
 const READ_BYTES: usize = 1 << 20;
@@ -23,7 +22,7 @@ struct Progress {
     unpacker: Unpacker,
     pieces: u64,
     part: u32,
-    table: Option<Arc<dyn Table>>,
+    table: Option<OpenTable>,
 }
 
 impl SnapshotReader {
@@ -81,18 +80,23 @@ impl Progress {
             }
             let table = match &self.table {
                 Some(table) => table,
-                None => self.table.insert(tables.disk.open(&tables.name(self.part))?),
+                None => self.table.insert(tables.open(self.part)?),
             };
             let values = table.scan(self.unpacker.wanted(), READ_BYTES)?;
-            if values.is_empty() {
-                self.table = None;
-                self.part += 1;
-                continue;
-            }
+            let ended = values.is_empty();
             for (number, value) in values {
                 self.unpacker.push(number, value).map_err(|why| damaged(snapshot, why))?;
             }
-            return Ok(());
+            let last = self.unpacker.wanted() == snapshot.manifest().values;
+            if (ended || last)
+                && let Some(table) = self.table.take()
+            {
+                table.close();
+            }
+            if !ended {
+                return Ok(());
+            }
+            self.part += 1;
         }
     }
 }

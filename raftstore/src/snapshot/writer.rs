@@ -1,11 +1,10 @@
 //! Writes a snapshot: pieces in, a finished snapshot out.
 
 use super::pieces::Packer;
-use super::{Manifest, PIECE_BYTES_MAX, Snapshot, Tables};
-use crate::disk::{Table, offload};
-use crate::storage::{Handle, StorageError};
+use super::{Manifest, PIECE_BYTES_MAX, Snapshot, SnapshotStore, Tables};
+use crate::disk::{OpenTable, offload};
+use crate::storage::StorageError;
 use crate::types::SnapshotMeta;
-use proto::GroupId;
 use std::sync::Arc;
 
 /// Pieces gather to this before they are written: 1 MiB for each trip to the disk's thread.
@@ -14,7 +13,7 @@ const GATHER_BYTES: usize = 1 << 20;
 /// A snapshot being written. Memory is bounded by what gathers, and one piece.
 #[derive(Debug)]
 pub(crate) struct SnapshotWriter {
-    handle: Arc<Handle>,
+    store: SnapshotStore,
     tables: Arc<Tables>,
     packer: Packer,
     /// The part that takes the next value, and the bytes in it. Away while a piece is being written: a call
@@ -24,24 +23,25 @@ pub(crate) struct SnapshotWriter {
 
 #[derive(Debug, Default)]
 struct Part {
-    table: Option<Arc<dyn Table>>,
+    table: Option<OpenTable>,
     bytes: usize,
 }
 
 impl SnapshotWriter {
-    pub(super) fn new(handle: Arc<Handle>, group: GroupId) -> Self {
-        let shared = &handle.shared;
+    pub(super) fn new(store: SnapshotStore) -> Self {
+        let (shared, group) = (&store.handle.shared, store.group.id);
         let number = shared.next_snapshot();
         let tables = Tables::new(Arc::clone(&shared.disk), Arc::clone(&shared.bin), group, number, 0);
         tables.doom(true);
         let packer = Packer::new(group, number);
-        Self { handle, tables: Arc::new(tables), packer, part: Some(Part::default()) }
+        Self { store, tables: Arc::new(tables), packer, part: Some(Part::default()) }
     }
 
     /// Adds a piece of up to 4 MiB.
     ///
     /// # Errors
-    /// Where the piece is too large, the disk fails or the storage has stopped. The writer is of no use then.
+    /// Where the piece is too large, the disk fails, the storage has stopped or the group was forgotten. The
+    /// writer is of no use then.
     pub(crate) async fn append(&mut self, piece: impl AsRef<[u8]> + Send) -> Result<(), StorageError> {
         let piece = piece.as_ref();
         if piece.len() > PIECE_BYTES_MAX {
@@ -60,7 +60,7 @@ impl SnapshotWriter {
     /// [`SnapshotStore::install`]: super::SnapshotStore::install
     ///
     /// # Errors
-    /// Where the disk fails or the storage has stopped.
+    /// Where the disk fails, the storage has stopped or the group was forgotten.
     pub(crate) async fn finish(mut self, meta: SnapshotMeta) -> Result<Snapshot, StorageError> {
         self.write(true).await?;
         let manifest = Manifest {
@@ -76,8 +76,8 @@ impl SnapshotWriter {
 
     /// Writes what gathered; at the `end`, all of it, and syncs.
     async fn write(&mut self, end: bool) -> Result<(), StorageError> {
-        let shared = &self.handle.shared;
-        shared.alive()?;
+        self.store.alive()?;
+        let shared = &self.store.handle.shared;
         let broken = || StorageError::Refused("an earlier piece of the snapshot was not written".into());
         let mut part = self.part.take().ok_or_else(broken)?;
         let values = self.packer.cut(end);
@@ -90,12 +90,12 @@ impl SnapshotWriter {
                 }
                 part.put(&tables, number, &value)?;
             }
-            // Synced as it grows: at the end of a part, tens of megabytes at once would hold up the log's syncs.
-            if let Some(table) = &part.table {
-                table.sync().await?;
-            }
             if end {
                 part.close().await?;
+            } else if let Some(table) = &part.table {
+                // Synced as it grows: at the end of a part, tens of megabytes at once would hold up the log's
+                // syncs.
+                table.sync().await?;
             }
             drop(tables);
             Ok::<_, StorageError>(part)
@@ -121,6 +121,7 @@ impl Part {
     async fn close(&mut self) -> Result<(), StorageError> {
         if let Some(table) = self.table.take() {
             table.sync().await?;
+            table.close();
         }
         self.bytes = 0;
         Ok(())

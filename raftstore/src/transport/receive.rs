@@ -44,7 +44,10 @@ const FRAME_COST: usize = 256;
 /// The connection outlives its maker's idle timeout so many times.
 const IDLE_FACTOR: u32 = 3;
 
-/// Answers that wait to be written. Bounded by the budget that each answer holds, and one pong.
+/// Answers that wait to be written. An answer holds the room that its request took, so there are no more of
+/// these than the budget admits requests. What holds none is small: one pong, one end for each stream and
+/// transfer, a word at each tick of a transfer that is being stored, and refusals of calls, up to twice those
+/// that may be in progress.
 #[derive(Default)]
 pub(crate) struct Outbox {
     state: Mutex<Outgoings>,

@@ -263,6 +263,14 @@ impl Disk for PoweredDisk {
         self.disk.remove(table)
     }
 
+    fn remove_leftovers(&self) -> Result<(), DiskError> {
+        self.disk.remove_leftovers()
+    }
+
+    fn release(&self, table: Arc<dyn Table>) {
+        self.disk.release(table);
+    }
+
     fn tables(&self) -> Result<Vec<String>, DiskError> {
         self.disk.tables()
     }
@@ -315,10 +323,6 @@ impl fmt::Debug for PoweredTable {
 impl Table for PoweredTable {
     fn put(&self, key: u64, value: &[u8]) -> Result<(), DiskError> {
         self.table.put(key, value)
-    }
-
-    fn get(&self, key: u64) -> Result<Option<Bytes>, DiskError> {
-        self.table.get(key)
     }
 
     fn scan(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, DiskError> {

@@ -1,12 +1,14 @@
 //! One table: one sled database in its directory.
 
 use super::super::{DiskError, Table, VALUE_BYTES_MAX, lock};
-use super::{MADE, Registry, Root, SledDisk, failed, open_file, sync_folder};
+use super::registry::Registry;
+use super::{MADE, Root, SledDisk, failed, open_file};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::fmt;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 /// sled's segments: 2 MiB, so that pages up to 512 KiB stay in its file.
@@ -28,23 +30,24 @@ pub(super) struct SledTable {
     database: Option<::sled::Db>,
     /// sled's file again, for syncing it.
     file: File,
+    path: PathBuf,
     /// The tree that takes the next value, and the bytes in it. New trees only ever follow it.
     last_tree: Mutex<Option<(u64, usize)>>,
     registry: Arc<Registry>,
-    _root: Arc<Root>,
+    root: Arc<Root>,
 }
 
 impl SledTable {
     /// Opens a database, or makes a `new` one, durably.
     pub(super) fn open(disk: &SledDisk, name: &str, new: bool) -> Result<Arc<Self>, DiskError> {
-        let folder = disk.folder(name);
+        let (folder, root) = (disk.folder(name), &disk.root);
         let path = folder.join("db");
         if !new && path.exists() {
             // Wait for a straggler's lock; and make durable what an earlier process may have left in the
             // system's cache, before sled writes notes that rely on it.
             let file = open_file(&path)?;
             file.lock().map_err(failed("lock", &path))?;
-            file.sync_data().map_err(failed("sync", &path))?;
+            root.sync_data(&file, &path)?;
             file.unlock().map_err(failed("unlock", &path))?;
         }
         let config = ::sled::Config::new()
@@ -56,22 +59,23 @@ impl SledTable {
         let file = open_file(&path)?;
         if new {
             guarded(name, || database.flush())?;
-            file.sync_all().map_err(failed("sync", &path))?;
-            let conf = open_file(&folder.join("conf"))?;
-            conf.sync_all().map_err(failed("sync", &folder))?;
-            sync_folder(&folder)?;
+            root.sync_all(&file, &path)?;
+            let conf = folder.join("conf");
+            root.sync_all(&open_file(&conf)?, &conf)?;
+            root.sync_folder(&folder)?;
             // Only now: a process that is killed before this leaves what the next start removes.
             open_file(&folder.join(MADE))?;
-            sync_folder(&folder)?;
-            sync_folder(&disk.root.path.join("tables"))?;
+            root.sync_folder(&folder)?;
+            root.sync_folder(&root.path.join("tables"))?;
         }
         let table = Self {
             name: name.to_owned(),
             database: Some(database),
             file,
+            path,
             last_tree: Mutex::new(None),
             registry: Arc::clone(&disk.registry),
-            _root: Arc::clone(&disk.root),
+            root: Arc::clone(root),
         };
         let last = table.trees().last().copied();
         // How full an old tree is was not kept: it takes no more values beyond replacements.
@@ -130,14 +134,6 @@ impl Table for SledTable {
         })
     }
 
-    fn get(&self, key: u64) -> Result<Option<Bytes>, DiskError> {
-        let Some(tree) = self.tree_of(key) else { return Ok(None) };
-        guarded(&self.name, || {
-            let value = self.database().open_tree(tree.to_be_bytes())?.get(key.to_be_bytes())?;
-            Ok(value.map(|value| Bytes::copy_from_slice(&value)))
-        })
-    }
-
     fn scan(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, DiskError> {
         let trees = self.trees();
         let start = trees.partition_point(|&first| first <= from).saturating_sub(1);
@@ -163,7 +159,7 @@ impl Table for SledTable {
     fn sync(&self) -> BoxFuture<'_, Result<(), DiskError>> {
         Box::pin(async move {
             guarded(&self.name, || self.database().flush())?;
-            self.file.sync_data().map_err(DiskError::io(format!("sync table {}", self.name)))
+            self.root.sync_data(&self.file, &self.path)
         })
     }
 }
@@ -175,8 +171,7 @@ impl Drop for SledTable {
         if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
             tracing::error!(table = self.name, "closing the table failed");
         }
-        lock(&self.registry.tables).remove(&self.name);
-        self.registry.closed.notify_all();
+        self.registry.closed(&self.name);
     }
 }
 

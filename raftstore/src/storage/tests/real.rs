@@ -3,6 +3,7 @@
 use super::*;
 use crate::disk::DiskError;
 use crate::types::SnapshotMeta;
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -112,8 +113,8 @@ fn nothing_becomes_a_blob() {
     assert_eq!(blobs(folder.path()), Vec::<PathBuf>::new());
     let disk = SledDisk::open(folder.path()).unwrap();
     let table = disk.open("t3").unwrap();
-    assert_eq!(table.get(7).unwrap(), Some(vec![7; 20_000].into()));
-    assert_eq!(table.get(1_000_000).unwrap(), None);
+    assert_eq!(table.scan(7, 1).unwrap(), [(7, vec![7; 20_000].into())]);
+    assert_eq!(table.scan(1_000_000, 1).unwrap(), []);
     let scanned = table.scan(5, 50_000).unwrap();
     assert_eq!(scanned.iter().map(|(key, _)| *key).collect::<Vec<_>>(), vec![5, 6, 7]);
     assert!(matches!(table.put(0, &vec![0; (96 << 10) + 1]), Err(DiskError::TooLarge(_))));
@@ -235,11 +236,13 @@ fn a_creation_cut_short_is_undone() {
         }
         let disk = SledDisk::open(folder.path()).unwrap();
         assert_eq!(disk.tables().unwrap(), ["whole"], "cut at {cut}");
+        assert!(matches!(disk.open("cut"), Err(DiskError::Missing(_))), "cut at {cut}");
+        disk.remove_leftovers().unwrap();
         drop(disk.create("cut").unwrap());
         disk.remove("cut").unwrap();
     }
     let disk = SledDisk::open(folder.path()).unwrap();
-    assert_eq!(disk.open("whole").unwrap().get(1).unwrap().unwrap(), "kept");
+    assert_eq!(disk.open("whole").unwrap().scan(0, 100).unwrap(), [(1, "kept".into())]);
 }
 
 /// A table whose removal was cut short does not come back as an empty one.
@@ -252,7 +255,102 @@ fn a_removal_cut_short_is_finished() {
     fs::remove_file(tables.join("removed.t1").join("db")).unwrap();
     let disk = SledDisk::open(folder.path()).unwrap();
     assert_eq!(disk.tables().unwrap(), Vec::<String>::new());
+    disk.remove_leftovers().unwrap();
     assert!(!tables.join("removed.t1").exists());
+}
+
+/// Every file below a folder, and what stands in it; a folder stands for nothing.
+fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            let inside = tree(&path);
+            found.extend(inside);
+            found.insert(path, Vec::new());
+        } else {
+            let bytes = fs::read(&path).unwrap();
+            found.insert(path, bytes);
+        }
+    }
+    found
+}
+
+/// A directory that belongs to another node or cluster, or was written by a newer build, is left as it is,
+/// leftovers and all: they may be what its owner is to be rescued from. Its owner clears them away.
+#[test]
+fn a_foreign_directory_is_left_as_it_is() {
+    real(|folder| async move {
+        let storage = open_real(&folder, config()).await.unwrap();
+        append_synced(&mut storage.log(G1), entries(1, 0..10, 10)).await;
+        close(storage).await;
+        let tables = folder.path().join("tables");
+        for leftover in ["removed.log-00000009", "log-00000002"] {
+            fs::create_dir(tables.join(leftover)).unwrap();
+            fs::write(tables.join(leftover).join("db"), b"half").unwrap();
+        }
+        let before = tree(folder.path());
+        let refused = async |identity| {
+            let disk = SledDisk::open(folder.path()).unwrap();
+            let refused = Storage::open(Arc::new(disk), identity, config()).await;
+            refused.map(|_| ()).unwrap_err()
+        };
+        for (cluster, node) in [("test", 2), ("another", 1)] {
+            let error = refused(Identity { cluster: cluster.into(), node: NodeId(node) }).await;
+            assert!(matches!(error, StorageError::Foreign { .. }), "{error}");
+            assert_eq!(tree(folder.path()), before);
+        }
+        let cell = folder.path().join("cells/identity");
+        let own = fs::read(&cell).unwrap();
+        fs::write(&cell, [&[own[0] + 1], &own[1..]].concat()).unwrap();
+        let newer = tree(folder.path());
+        let error = refused(identity()).await;
+        assert!(matches!(error, StorageError::Version { .. }), "{error}");
+        assert_eq!(tree(folder.path()), newer);
+
+        fs::write(&cell, own).unwrap();
+        let storage = open_real(&folder, config()).await.unwrap();
+        assert_eq!(all(&storage.log(G1)).await, entries(1, 0..10, 10));
+        append_synced(&mut storage.log(G1), entries(1, 10..11, 10)).await;
+        assert!(!tables.join("removed.log-00000009").exists());
+    });
+}
+
+/// Whoever gives up writing or reading a snapshot half-way, on a worker of the runtime, does not wait there
+/// until the table is closed.
+#[test]
+fn a_snapshot_that_is_given_up_blocks_no_worker() {
+    let folder = TempDir::new().unwrap();
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let disk = Arc::new(SledDisk::open(folder.path()).unwrap());
+        let storage = Storage::open(disk.clone(), identity(), config()).await.unwrap();
+        let snapshots = storage.snapshots(G1);
+        let mut writer = snapshots.create().await.unwrap();
+        for _ in 0..3 {
+            writer.append(vec![7; 1 << 20]).await.unwrap();
+        }
+        let meta = SnapshotMeta { last_log_id: Some(id(1, 5)), ..SnapshotMeta::default() };
+        let mut reader = writer.finish(meta).await.unwrap().read();
+        reader.next().await.unwrap().unwrap();
+        let mut writer = snapshots.create().await.unwrap();
+        for _ in 0..3 {
+            writer.append(vec![7; 1 << 20]).await.unwrap();
+        }
+        let open = || disk.open_tables().into_iter().filter(|name| name.starts_with("snap-")).count();
+        assert_eq!(open(), 2);
+        // The only thread that may close them is busy until the sender is dropped.
+        let (free, freed) = std::sync::mpsc::channel::<()>();
+        drop(tokio::task::spawn_blocking(move || freed.recv().ok()));
+        drop((reader, writer));
+        assert_eq!(open(), 2);
+        drop(free);
+        while open() > 0 {
+            tokio::task::yield_now().await;
+        }
+        storage.close().await.unwrap();
+    });
 }
 
 /// Snapshots on real files: read by several at once, whole, and removed with the last reader.

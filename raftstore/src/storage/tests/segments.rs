@@ -35,6 +35,62 @@ fn segments_follow_each_other() {
     });
 }
 
+/// The next segment's table is made while the active one fills, from its half on, and is the one that is gone
+/// on with: no write waits until it is made. A clean stop takes it away again.
+#[test]
+fn the_next_segments_table_is_made_in_advance() {
+    simulated(|disk| async move {
+        let storage = open(&disk, config()).await.unwrap();
+        let mut log = storage.log(G1);
+        for index in 0..4 {
+            append_synced(&mut log, vec![entry(1, index, 1_000)]).await;
+            settle(&storage).await;
+            assert_eq!(segments(&disk), ["log-00000001"]);
+        }
+        append_synced(&mut log, entries(1, 4..6, 1_000)).await;
+        settle(&storage).await;
+        assert_eq!(segments(&disk), ["log-00000001", "log-00000002"]);
+        assert_eq!(storage.stats().segments, 1);
+        while storage.stats().segments == 1 {
+            let next = log.group.state().view.last.unwrap().index() + 1;
+            append_synced(&mut log, vec![entry(1, next, 1_000)]).await;
+        }
+        // Another of that name cannot be made, and one of another name was not.
+        assert_eq!(segments(&disk), ["log-00000001", "log-00000002"]);
+        let next = log.group.state().view.last.unwrap().index() + 1;
+        append_synced(&mut log, entries(1, next..next + 6, 1_000)).await;
+        settle(&storage).await;
+        assert_eq!(segments(&disk), ["log-00000001", "log-00000002", "log-00000003"]);
+        storage.close().await.unwrap();
+        assert_eq!(segments(&disk), ["log-00000001", "log-00000002"]);
+    });
+}
+
+/// A table that was made in advance when the power went is an empty segment at the next start: nothing is
+/// missing because of it, the log goes on after it, and it goes when its turn comes.
+#[test]
+fn a_table_made_in_advance_may_stay_empty() {
+    simulated(|disk| async move {
+        let storage = open(&disk, config()).await.unwrap();
+        append_synced(&mut storage.log(G1), entries(1, 0..6, 1_000)).await;
+        settle(&storage).await;
+        let found = disk.duplicate();
+        assert_eq!(segments(&found), ["log-00000001", "log-00000002"]);
+        let storage = open(&found, config()).await.unwrap();
+        let mut log = storage.log(G1);
+        assert_eq!(all(&log).await, entries(1, 0..6, 1_000));
+        append_synced(&mut log, entries(1, 6..8, 1_000)).await;
+        assert_eq!(segments(&found), ["log-00000001", "log-00000002", "log-00000003"]);
+        log.purge(id(1, 6)).await.unwrap();
+        settle(&storage).await;
+        settle(&storage).await;
+        assert_eq!(segments(&found), ["log-00000003"]);
+        storage.close().await.unwrap();
+        let storage = open(&found, config()).await.unwrap();
+        assert_eq!(all(&storage.log(G1)).await, entries(1, 7..8, 1_000));
+    });
+}
+
 /// Purged entries give their disk space back.
 #[test]
 fn a_purge_gives_space_back() {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::snapshot::Snapshot;
 use crate::types::SnapshotMeta;
+use std::time::Duration;
 
 fn meta(index: u64) -> SnapshotMeta {
     SnapshotMeta { last_log_id: Some(id(1, index)), ..SnapshotMeta::default() }
@@ -48,6 +49,75 @@ fn pieces_come_back() {
         let current = storage.snapshots(G1).current().unwrap();
         assert_eq!((current.meta.clone(), current.bytes), (meta(7), snapshot.bytes));
         assert_eq!(read(&current).await.unwrap(), pieces);
+    });
+}
+
+/// A snapshot that was being made, or was made, when its group was forgotten does not bring the group back,
+/// whatever it was about to do, and leaves nothing behind. The group's next life on this node has its own.
+#[test]
+fn a_forgotten_group_does_not_come_back() {
+    simulated(|disk| async move {
+        let storage = open(&disk, tiny()).await.unwrap();
+        let snapshots = storage.snapshots(G1);
+        append_synced(&mut storage.log(G1), entries(1, 0..10, 10)).await;
+        let made = write(&storage, 9, &pieces(3, 100_000)).await;
+        let mut making = snapshots.create().await.unwrap();
+        making.append(vec![1; 2_000_000]).await.unwrap();
+        let nearly_made = snapshots.create().await.unwrap();
+        storage.forget(G1).await.unwrap();
+
+        let error = snapshots.install(&made).await.unwrap_err().to_string();
+        assert!(error.contains("g1 was dropped"), "{error}");
+        assert!(making.append(vec![1; 2_000_000]).await.is_err());
+        assert!(nearly_made.finish(meta(9)).await.is_err());
+        assert!(snapshots.create().await.is_err());
+        drop((made, making));
+        settle(&storage).await;
+        settle(&storage).await;
+        assert_eq!(parts(&disk), Vec::<String>::new());
+        assert!(!storage.groups().contains(&G1));
+
+        // Older by its log id than what was forgotten.
+        let next = write(&storage, 3, &pieces(1, 10)).await;
+        storage.snapshots(G1).install(&next).await.unwrap();
+        assert_eq!(storage.snapshots(G1).current().unwrap().meta, meta(3));
+        storage.close().await.unwrap();
+        let storage = open(&disk, tiny()).await.unwrap();
+        assert_eq!(storage.snapshots(G1).current().unwrap().meta, meta(3));
+    });
+}
+
+/// A snapshot that was queued for the disk before its group was forgotten is forgotten with it.
+#[test]
+fn a_snapshot_that_is_being_installed_is_forgotten_too() {
+    simulated(|disk| async move {
+        let storage = open(&disk, tiny()).await.unwrap();
+        let snapshots = storage.snapshots(G1);
+        let made = write(&storage, 9, &pieces(3, 100_000)).await;
+        disk.set_sync_delay(Duration::from_millis(10));
+        let (installed, forgotten) = tokio::join!(snapshots.install(&made), storage.forget(G1));
+        installed.unwrap();
+        forgotten.unwrap();
+        assert!(storage.snapshots(G1).current().is_none());
+        drop(made);
+        settle(&storage).await;
+        settle(&storage).await;
+        assert_eq!(parts(&disk), Vec::<String>::new());
+        assert!(!open(&disk.crash(1), tiny()).await.unwrap().groups().contains(&G1));
+    });
+}
+
+/// What is written at the end of a part is synced once.
+#[test]
+fn a_part_is_synced_once_at_its_end() {
+    simulated(|disk| async move {
+        let storage = open(&disk, StorageConfig::default()).await.unwrap();
+        let before = disk.counters().syncs;
+        write(&storage, 5, &pieces(1, 100)).await;
+        assert_eq!(disk.counters().syncs - before, 1);
+        // As it grows, and at its end.
+        write(&storage, 6, &pieces(3, 1 << 20)).await;
+        assert_eq!(disk.counters().syncs - before, 1 + 3 + 1);
     });
 }
 
