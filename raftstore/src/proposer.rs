@@ -96,6 +96,10 @@ impl<S: RaftStateMachine<TypeConfig>> Gatherer<S> {
             // while the place is awaited is gathered after it.
             let Some(first) = self.first().await else { return };
             let Ok(permit) = self.in_flight.clone().acquire_owned().await else { return };
+            // Under overload most of what waited may have been given up: it must not take the place of what has not.
+            if first.reply.is_closed() {
+                continue;
+            }
             let proposals = self.gather(first);
             let data = commands::pack(self.time.now_ms(), proposals.iter().map(|proposal| &proposal.command));
             let replies: Vec<Reply> = proposals.into_iter().map(|proposal| proposal.reply).collect();
@@ -124,6 +128,9 @@ impl<S: RaftStateMachine<TypeConfig>> Gatherer<S> {
         let mut gathered = vec![first];
         while gathered.len() < self.commands_max {
             let Ok(next) = self.proposals.try_recv() else { break };
+            if next.reply.is_closed() {
+                continue;
+            }
             if bytes + next.command.len() + COMMAND_OVERHEAD > self.bytes_max {
                 self.carried = Some(next);
                 break;

@@ -5,6 +5,7 @@
 //! Timers are tokio's alone, so a paused or simulated tokio clock moves every timeout here with it. Random
 //! numbers (election timeouts, jitter) come from [`random`], which [`seed`] makes repeatable for a thread.
 
+mod grid;
 mod supervisor;
 mod watch;
 
@@ -12,7 +13,7 @@ pub(crate) use self::supervisor::Supervisor;
 
 use self::watch::OrderedWatch;
 use openraft::OptionalSend;
-use openraft::async_runtime::AsyncRuntime;
+use openraft::async_runtime::{AsyncRuntime, Instant};
 use openraft_rt_tokio::{TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng, TryRng};
@@ -29,6 +30,7 @@ thread_local! {
 /// Makes [`random`] repeatable on this thread from now on. A simulation runs on one thread.
 pub fn seed(seed: u64) {
     SEEDED.with_borrow_mut(|rng| *rng = Some(StdRng::seed_from_u64(seed)));
+    grid::restart();
 }
 
 /// The crate's only source of randomness: the operating system's, unless this thread was [`seed`]ed.
@@ -143,7 +145,7 @@ impl AsyncRuntime for Runtime {
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(deadline)
+        TokioRuntime::sleep_until(deadline + grid::delay(deadline - Self::Instant::now()))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(

@@ -270,3 +270,26 @@ async fn refusals_have_no_effect() {
     cluster.settle().await;
     assert!(cluster.truth().refused() >= 2);
 }
+
+/// A command whose proposer has left before its turn came is not proposed: it would take the place of one that
+/// somebody waits for.
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_is_not_proposed() {
+    let mut settings = one_by_one(3, 33);
+    settings.raft.entries_in_flight_max = 1;
+    let cluster = Cluster::start(settings).await;
+    cluster.write_all().await;
+    let leader = cluster.leader().await;
+    cluster.isolate(leader);
+    let [first, left, last] = ["first", "left", "last"].map(|writer| cluster.fresh(writer));
+    let first = tokio::spawn(cluster.propose(leader, first));
+    tokio::task::yield_now().await;
+    let leaves = timeout(10 * MS, cluster.group(leader).propose(left.clone())).await;
+    assert!(leaves.is_err(), "it waits behind the first");
+    let last = tokio::spawn(cluster.propose(leader, last));
+    cluster.connect(leader);
+    first.await.unwrap().unwrap();
+    last.await.unwrap().unwrap();
+    assert!(!cluster.truth().holds(&left));
+    cluster.settle().await;
+}
