@@ -48,6 +48,18 @@ fn spreads(due_bytes: u64, spread_over: u64) -> bool {
     due_bytes >= spread_over.saturating_mul(2)
 }
 
+/// The bytes of log that make a snapshot due, after one of `last_bytes` during which the log grew by `grown_bytes`.
+///
+/// While a snapshot is made, the disk holds the last one, the new one and the log since the last one, and is to hold
+/// three times the data at most. What the log grows by meanwhile counts three times: in the log, and as what was
+/// copied again, in both snapshots. So the more there is written, the sooner the next one begins; with little, half
+/// of the last one is the bound, for a restart replays what is in the log.
+fn due_bytes(config: &RaftConfig, last_bytes: u64, grown_bytes: u64) -> u64 {
+    let data_bytes = last_bytes.saturating_sub(grown_bytes);
+    let room = (data_bytes / 4 * 3).saturating_sub(grown_bytes.saturating_mul(3));
+    config.snapshot_log_bytes_min.max(room.clamp(last_bytes / 5, last_bytes / 2))
+}
+
 /// The bytes after which the replica at `place` of so many `voters` makes a snapshot: the last one, and whoever is not
 /// to be spread, after all that makes one due, the others evenly before it.
 fn first_due(due_bytes: u64, place: u64, voters: u64) -> u64 {
@@ -86,11 +98,11 @@ impl<M: Machine> Compactor<M> {
     /// Runs until the group stops.
     pub(crate) async fn run(self) {
         let mut applied = self.shared.applied();
-        let (mut covered_bytes, mut spread_over) = (0, 0);
+        let (mut covered_bytes, mut grown_bytes, mut spread_over) = (0, 0, 0);
         // The first look comes unasked: what was replayed at start may be a snapshot's worth already.
         loop {
             let applied_bytes = self.shared.applied_bytes();
-            let due_bytes = self.due_bytes();
+            let due_bytes = self.due_bytes(grown_bytes);
             let spreads = spreads(due_bytes, spread_over);
             let (place, voters) = if spreads { self.place() } else { (1, 1) };
             if applied_bytes - covered_bytes >= first_due(due_bytes, place, voters) {
@@ -98,11 +110,12 @@ impl<M: Machine> Compactor<M> {
                     return;
                 }
                 covered_bytes = applied_bytes;
+                grown_bytes = self.shared.applied_bytes() - applied_bytes;
                 if spreads {
                     spread_over = due_bytes;
                 }
             }
-            if !self.purge().await {
+            if !self.purge(due_bytes).await {
                 return;
             }
             // This task shares the machine, so the end of `applied` never comes: the group's does.
@@ -115,9 +128,9 @@ impl<M: Machine> Compactor<M> {
         }
     }
 
-    fn due_bytes(&self) -> u64 {
-        let last = self.snapshots.current().map_or(0, |snapshot| snapshot.bytes);
-        self.config.snapshot_log_bytes_min.max(last / 3)
+    fn due_bytes(&self, grown_bytes: u64) -> u64 {
+        let last_bytes = self.snapshots.current().map_or(0, |snapshot| snapshot.bytes);
+        due_bytes(&self.config, last_bytes, grown_bytes)
     }
 
     /// This replica's place among the voters, from 1, and their number; `(1, 1)` for whoever is none.
@@ -150,7 +163,7 @@ impl<M: Machine> Compactor<M> {
     }
 
     /// Purges what may be; `false` once the group has stopped.
-    async fn purge(&self) -> bool {
+    async fn purge(&self, due_bytes: u64) -> bool {
         let (snapshot, purged, followers) = {
             let metrics = self.raft.data_metrics();
             let metrics = metrics.borrow_watched();
@@ -169,7 +182,7 @@ impl<M: Machine> Compactor<M> {
             live_bytes: (self.live_bytes)(),
         };
         let needed = followers.iter().copied().chain(self.snapshots.in_use());
-        let Some(upto) = purge_upto(view, &self.config, self.due_bytes(), needed) else { return true };
+        let Some(upto) = purge_upto(view, &self.config, due_bytes, needed) else { return true };
         let purged_or_postponed = self.raft.trigger().purge_log(upto).await.is_ok();
         // openraft postpones a purge as long as a stream is open to a follower that is below it.
         if followers.iter().any(|matched| (purged..upto).contains(matched)) {
@@ -204,6 +217,20 @@ mod tests {
         assert!(!spreads(64 << 20, 64 << 20));
         assert!(!spreads(127 << 20, 64 << 20));
         assert!(spreads(128 << 20, 64 << 20));
+    }
+
+    /// Little is written: half of the last snapshot makes the next one due. Much is: a fifth. In between, three times
+    /// the data hold everything that is on disk while a snapshot is made.
+    #[test]
+    fn a_snapshot_is_due_in_time() {
+        const MIB: u64 = 1 << 20;
+        let due = |last: u64, grown: u64| due_bytes(&RaftConfig::default(), last * MIB, grown * MIB) / MIB;
+        assert_eq!([due(0, 0), due(100, 0), due(1_000, 0), due(1_000, 1_000)], [64, 64, 500, 200]);
+        for grown in (0..250).step_by(10) {
+            let (data, last) = (1_024, 1_024 + grown);
+            let peak = 2 * last + due(last, grown) + grown;
+            assert!(peak <= 3 * data + 64, "{peak} MiB where the log grew by {grown}");
+        }
     }
 
     /// Three replicas make their first snapshots a third of the way apart, none later than it is due.

@@ -32,8 +32,9 @@ pub struct RaftConfig {
     pub proposals_waiting_max: usize,
     /// The most reads of one group that wait for the leader to be confirmed (16,384).
     pub reads_waiting_max: usize,
-    /// A snapshot is made once this many bytes of entries were applied since the last one (64 MiB), or a third of the
-    /// last one's size where that is more. Raise it to write less, lower it to restart sooner.
+    /// A snapshot is made once this many bytes of entries were applied since the last one (64 MiB), or, where that is
+    /// more, a part of its size: half where little is written, down to a fifth where much is. Raise it to write less,
+    /// lower it to restart sooner.
     pub snapshot_log_bytes_min: u64,
     /// How many bytes of log are kept behind a snapshot for followers that lag a little (16 MiB), so that they
     /// need not be sent the snapshot.
