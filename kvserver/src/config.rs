@@ -15,8 +15,13 @@ use std::path::PathBuf;
 /// What a command takes beside its key and value, in bytes: shard, stamp, condition, lengths.
 const COMMAND_OVERHEAD: usize = 64;
 
-/// What an entry takes in a frame beside its commands, in bytes; generous.
-const ENTRY_ROOM: usize = 64 << 10;
+/// What an entry takes in a frame beside its commands, or a copy's piece beside its only key and value, in
+/// bytes; generous.
+const FRAME_OVERHEAD: usize = 64 << 10;
+
+/// The largest piece of a copy that cannot be cut, in bytes. Limits may have been higher once, so it is the
+/// format's.
+const PIECE_BYTES_MAX: usize = KEY_BYTES_MAX + VALUE_BYTES_MAX;
 
 /// The largest batch that may be configured, in bytes: twice as much is what one message may claim at most.
 const BATCH_BYTES_MAX: usize = 32 << 20;
@@ -130,11 +135,17 @@ impl NodeConfig {
 
     /// Frames that carry what the limits let in.
     fn validate_frames(&self) -> Result<(), String> {
-        let entry = self.raft.command_bytes_max.max(self.raft.entry_bytes_max).saturating_add(ENTRY_ROOM);
+        let entry = self.raft.command_bytes_max.max(self.raft.entry_bytes_max).saturating_add(FRAME_OVERHEAD);
         let frame = self.transport.frame_bytes_max;
         if entry > frame {
             return Err(format!(
                 "frame_bytes_max must hold an entry of command_bytes_max or entry_bytes_max, {entry}, not {frame}"
+            ));
+        }
+        let piece = PIECE_BYTES_MAX + FRAME_OVERHEAD;
+        if piece > frame {
+            return Err(format!(
+                "frame_bytes_max must hold a key and a value of any size, however old, {piece}, not {frame}"
             ));
         }
         let item = self.limits.key_bytes_max + self.limits.value_bytes_max + 2 * ANSWER_OVERHEAD;
@@ -187,7 +198,7 @@ mod tests {
             change(&mut config);
             config.validate().unwrap_err()
         };
-        let cases: [(&str, Change); 20] = [
+        let cases: [(&str, Change); 21] = [
             ("cluster", &|c| c.cluster.clear()),
             ("node", &|c| c.node = NodeId(0)),
             ("members", &|c| c.members.clear()),
@@ -204,6 +215,7 @@ mod tests {
             ("batch_bytes_max", &|c| c.limits.batch_bytes_max = usize::MAX),
             ("command_bytes_max", &|c| c.raft.command_bytes_max = 1 << 20),
             ("frame_bytes_max", &|c| c.raft.entry_bytes_max = 8 << 20),
+            ("frame_bytes_max", &|c| c.transport.frame_bytes_max = 4 << 20),
             ("request_frame_bytes_max", &|c| c.transport.request_frame_bytes_max = 2 << 20),
             ("segment_bytes", &|c| c.storage.segment_bytes = 0),
             ("heartbeat_interval_ms", &|c| c.raft.heartbeat_interval_ms = 0),

@@ -5,19 +5,9 @@
 //! answers one after the other, and the lag; the tests below hold it to that. Must never decode and encode again
 //! what it only passes on.
 
-use bincode::config::{Configuration, Limit, LittleEndian, Varint, standard};
 use bytes::{Buf, Bytes};
-use proto::{Answer, Error};
+use proto::{Answer, Error, VERSION};
 use std::time::Duration;
-
-/// The version that `proto` writes in front of every message.
-const VERSION: u8 = 1;
-
-/// The same as `proto` decodes with, so that a damaged length cannot ask for all memory.
-const CONFIG: Configuration<LittleEndian, Varint, Limit<BYTES_MAX>> = standard().with_limit::<BYTES_MAX>();
-
-/// No answer claims more than this.
-const BYTES_MAX: usize = 64 << 20;
 
 /// One answer, without the version that stands in front of a whole message. Clones share its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,12 +43,18 @@ impl Encoded {
 
     /// What it says.
     pub(crate) fn answer(&self) -> Answer<'_> {
-        match bincode::borrow_decode_from_slice::<Answer<'_>, _>(&self.0, CONFIG) {
+        match proto::decode_part(&self.0) {
             Ok((answer, used)) if used == self.0.len() => answer,
             // `from_message` and `split` are the only ways in: the first takes what a machine encoded, the second
             // what decoded before.
             Ok(_) | Err(_) => unreachable!("an encoded answer decodes: {:?}", self.0),
         }
+    }
+
+    /// The refusal, where it is one. What is carried out is not looked at any further.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        const REFUSED: u8 = 1;
+        if self.0.first() == Some(&REFUSED) { self.answer().err() } else { None }
     }
 }
 
@@ -76,18 +72,18 @@ pub(crate) fn join(answers: &[Encoded], lag: Duration) -> Bytes {
 /// `count` answers. The answers share its memory.
 pub(crate) fn split(reply: &Bytes, count: usize) -> Option<(Vec<Encoded>, Duration)> {
     let (&version, mut rest) = reply.split_first()?;
-    let (answers, used) = bincode::decode_from_slice::<u64, _>(rest, CONFIG).ok()?;
+    let (answers, used) = proto::decode_part::<u64>(rest).ok()?;
     if version != VERSION || usize::try_from(answers) != Ok(count) {
         return None;
     }
     rest = &rest[used..];
     let mut encoded = Vec::with_capacity(count);
     for _ in 0..count {
-        let (_, used) = bincode::borrow_decode_from_slice::<Answer<'_>, _>(rest, CONFIG).ok()?;
+        let (_, used) = proto::decode_part::<Answer<'_>>(rest).ok()?;
         encoded.push(Encoded(reply.slice_ref(&rest[..used])));
         rest = &rest[used..];
     }
-    let (lag_ms, used) = bincode::decode_from_slice::<u64, _>(rest, CONFIG).ok()?;
+    let (lag_ms, used) = proto::decode_part(rest).ok()?;
     (used == rest.len()).then_some((encoded, Duration::from_millis(lag_ms)))
 }
 
@@ -132,6 +128,7 @@ mod tests {
     fn answers_come_back() {
         for answer in answers() {
             assert_eq!(Encoded::of(&answer).answer(), answer);
+            assert_eq!(Encoded::of(&answer).refusal(), answer.clone().err());
             assert_eq!(Encoded::from_message(Bytes::from(proto::encode(&answer))), Encoded::of(&answer));
         }
     }

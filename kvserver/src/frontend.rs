@@ -6,8 +6,8 @@ use crate::machine::KvMachine;
 use crate::replica::Replica;
 use crate::router::{Route, Router, Terms};
 use crate::service::{
-    Answers, Call, ClusterGroup, ClusterNode, ClusterView, FollowerStatus, GroupStatus, MetricsText,
-    NodeStatus, Role, Service, SnapshotStatus,
+    Answers, Call, ClusterGroup, ClusterLimits, ClusterNode, ClusterView, FollowerStatus, GroupStatus,
+    MetricsText, NodeStatus, Role, Service, SnapshotStatus,
 };
 use crate::settlement::settle;
 use crate::stamps::Stamps;
@@ -123,13 +123,16 @@ impl Service for Frontend {
                 id: status.group.0,
                 leader: status.leader.map(|leader| leader.0),
                 term: status.term,
+                serving: replica.missing(self.touch_max).is_none(),
                 replicas: status.members.keys().map(|node| node.0).collect(),
             }
         };
         let ranges = self.router.map.ranges().into_iter();
+        let Limits { key_bytes_max, value_bytes_max, batch_bytes_max } = self.router.limits;
         ClusterView {
             cluster: self.cluster.clone(),
             shards: self.router.map.shards,
+            limits: ClusterLimits { key_bytes_max, value_bytes_max, batch_bytes_max },
             nodes: self.members.iter().map(node).collect(),
             groups: self.router.replicas.values().map(group).collect(),
             shard_groups: ranges.map(|(first, last, group)| (first.0, last.0, group.0)).collect(),
@@ -150,7 +153,12 @@ impl Service for Frontend {
             disk_bytes: disk_bytes.unwrap_or_else(|why| unmeasured("disk_bytes", &why)),
             memory_rss_bytes: telemetry::resident_bytes()
                 .unwrap_or_else(|why| unmeasured("memory_rss_bytes", &why)),
-            groups: self.router.replicas.values().map(group_status).collect(),
+            groups: self
+                .router
+                .replicas
+                .values()
+                .map(|replica| group_status(replica, self.touch_max))
+                .collect(),
         }
     }
 
@@ -180,7 +188,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn group_status(replica: &Replica) -> GroupStatus {
+fn group_status(replica: &Replica, touch_max: Duration) -> GroupStatus {
     let status = replica.group.status();
     let usage = replica.group.read_stale(KvMachine::usage);
     let last_index = status.last_index.unwrap_or(0);
@@ -199,6 +207,8 @@ fn group_status(replica: &Replica) -> GroupStatus {
         },
         term: status.term,
         leader: status.leader.map(|leader| leader.0),
+        serving: replica.missing(touch_max).is_none(),
+        lag_ms: replica.lag().map(millis),
         last_index,
         committed_index: status.committed_index.unwrap_or(0),
         applied_index: status.applied_index.unwrap_or(0),

@@ -142,7 +142,11 @@ impl KvMachine {
     }
 
     /// The changes of a shard after `revision`, oldest first; `None` where some of them are forgotten already,
-    /// so that a watch must read the keys afresh.
+    /// so that whoever follows the shard must read its keys afresh.
+    ///
+    /// Nothing in the node asks for them yet: watches will resume from here, and a shard that moves will be
+    /// followed by it. They are kept from the start because they are a part of the state that replicas agree
+    /// on.
     pub fn events_after(
         &self,
         shard: ShardId,

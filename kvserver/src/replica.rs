@@ -28,7 +28,8 @@ pub(crate) struct Bounds {
     pub(crate) shards: u32,
     /// The longest value that a write may leave.
     pub(crate) value_bytes_max: usize,
-    /// The most bytes that the reads of one batch are answered; further ones are to be asked again.
+    /// The most bytes that the reads of one batch are answered; further ones are to be asked again. A larger
+    /// answer goes alone, and not to another node.
     pub(crate) answer_bytes_max: usize,
 }
 
@@ -108,7 +109,8 @@ impl Replica {
     ) -> (Vec<Encoded>, Duration) {
         let count = operations.len();
         let bounds = self.bounds;
-        let answer = move |machine: &KvMachine| answers_of(machine, operations, bounds);
+        let travels = !terms.forward;
+        let answer = move |machine: &KvMachine| answers_of(machine, operations, bounds, travels);
         let (read, lag): (BoxFuture<'_, Result<_, ReadError>>, _) = match terms.consistency {
             Consistency::Linearizable => (self.group.read(answer).boxed(), Duration::ZERO),
             Consistency::Follower => {
@@ -198,12 +200,13 @@ fn answers_of<'a>(
     machine: &KvMachine,
     operations: impl Iterator<Item = &'a Operation<'a>>,
     bounds: Bounds,
+    travels: bool,
 ) -> Vec<Encoded> {
     let mut left = bounds.answer_bytes_max;
     operations
         .map(|operation| {
             let answer = machine.query(operation, bounds.shards);
-            match room(weight(&answer), left, bounds.answer_bytes_max) {
+            match room(encoded_bytes_max(&answer), left, bounds.answer_bytes_max, travels) {
                 Ok(rest) => {
                     left = rest;
                     Encoded::of(&answer)
@@ -214,18 +217,22 @@ fn answers_of<'a>(
         .collect()
 }
 
-/// What is left of `left` after an answer of `bytes`.
-fn room(bytes: usize, left: usize, most: usize) -> Result<usize, Error> {
-    if bytes > most {
-        let why = format!("answer takes {bytes} bytes, limit is {most}");
-        return Err(Error::new(Code::ValueTooLarge, why));
+/// What is left of `left` after an answer of `bytes`. One that is larger than `most` takes all of it here,
+/// and has no room in a message to another node.
+fn room(bytes: usize, left: usize, most: usize, travels: bool) -> Result<usize, Error> {
+    match left.checked_sub(bytes) {
+        Some(rest) => Ok(rest),
+        None if bytes > most && travels => {
+            let why = format!("answer takes {bytes} bytes, limit of a message between nodes is {most}");
+            Err(Error::new(Code::ValueTooLarge, why))
+        }
+        None if bytes > most && left == most => Ok(0),
+        None => Err(Error::new(Code::Overloaded, "answers of the batch reach their limit: ask again")),
     }
-    left.checked_sub(bytes)
-        .ok_or_else(|| Error::new(Code::Overloaded, "answers of the batch reach their limit: ask again"))
 }
 
 /// The most bytes that an answer takes in its encoding.
-fn weight(answer: &Answer<'_>) -> usize {
+fn encoded_bytes_max(answer: &Answer<'_>) -> usize {
     ANSWER_OVERHEAD
         + match answer {
             Ok(Reply::Value { value, .. }) => value.len(),
@@ -242,9 +249,9 @@ mod tests {
     use super::*;
     use proto::{GroupId, NodeId, Record, Revision, Version};
 
-    /// No answer takes more than its weight, whatever its counters.
+    /// No answer takes more than its bound, whatever its counters.
     #[test]
-    fn weights_are_upper_bounds() {
+    fn encodings_keep_to_their_bounds() {
         let (version, revision) = (Version(u64::MAX), Revision(u64::MAX));
         let value = vec![0; 70_000];
         let record = Record { key: &value[..300], value: &value, version, revision };
@@ -257,18 +264,23 @@ mod tests {
             Err(Error::new(code, "m".repeat(300))),
         ];
         for answer in answers {
-            let (bytes, weight) = (Encoded::of(&answer).len(), weight(&answer));
-            assert!(bytes <= weight, "{bytes} bytes weigh {weight}");
+            let (bytes, most) = (Encoded::of(&answer).len(), encoded_bytes_max(&answer));
+            assert!(bytes <= most, "{bytes} bytes, not {most}");
         }
     }
 
-    /// What does not fit now may fit later, what never fits is said to be too large.
+    /// What does not fit now may fit later. What fits no message is answered here, where nothing was before
+    /// it, and is told to other nodes as too large.
     #[test]
     fn answers_keep_to_their_room() {
-        let code = |bytes, left| room(bytes, left, 10).map_err(|error| error.code);
-        assert_eq!(code(4, 10), Ok(6));
-        assert_eq!(code(10, 10), Ok(0));
-        assert_eq!(code(4, 3), Err(Code::Overloaded));
-        assert_eq!(code(11, 10), Err(Code::ValueTooLarge));
+        for travels in [false, true] {
+            let code = |bytes, left| room(bytes, left, 10, travels).map_err(|error| error.code);
+            assert_eq!(code(4, 10), Ok(6));
+            assert_eq!(code(10, 10), Ok(0));
+            assert_eq!(code(4, 3), Err(Code::Overloaded));
+            let too_large = Err(Code::ValueTooLarge);
+            assert_eq!(code(11, 10), if travels { too_large.clone() } else { Ok(0) });
+            assert_eq!(code(11, 9), if travels { too_large } else { Err(Code::Overloaded) });
+        }
     }
 }

@@ -118,13 +118,14 @@ impl Route for Router {
 }
 
 impl Router {
-    /// Each group keeps to what one reply holds; this holds all of them together to the same. A write's answer is
-    /// never withheld.
+    /// Each group keeps to what one reply holds; this holds all of them together to the same, but for a
+    /// single answer that is larger. A write's answer is never withheld.
     fn bound(&self, items: &[Item<'_>], answers: &mut [Encoded]) {
         let mut left = self.payload_bytes_max;
         for (_, answer) in items.iter().zip(answers).filter(|(item, _)| item.operation.is_read()) {
             match left.checked_sub(answer.len()) {
                 Some(rest) => left = rest,
+                None if left == self.payload_bytes_max => left = 0,
                 None => *answer = spent(),
             }
         }
@@ -192,7 +193,10 @@ impl Router {
             return replica.answer(items, terms).await;
         }
         match leader {
-            Some(leader) if terms.forward => self.there(replica, leader, items, terms).await,
+            Some(leader) if terms.forward => {
+                let routed = self.there(replica, leader, items, terms).await;
+                here_instead(replica, items, routed, terms).await
+            }
             leader => Routed::refused(items, |_| not_leader(id, leader)),
         }
     }
@@ -274,6 +278,21 @@ impl Router {
     }
 }
 
+/// Reads here what the leader could not send, because it is larger than a message between nodes: the value
+/// was written when limits were higher, or grew beyond them while leaders changed.
+async fn here_instead(replica: &Replica, items: &[&Item<'_>], mut routed: Routed, terms: Terms) -> Routed {
+    let too_large =
+        |answer: &Encoded| answer.refusal().is_some_and(|error| error.code == Code::ValueTooLarge);
+    let unsent = |at: &usize| items[*at].operation.is_read() && too_large(&routed.answers[*at]);
+    let at: Vec<usize> = (0..items.len()).filter(unsent).collect();
+    if !at.is_empty() {
+        let reads: Vec<&Item<'_>> = at.iter().map(|&at| items[at]).collect();
+        let here = replica.answer(&reads, Terms { consistency: Consistency::Follower, ..terms }).await;
+        at.into_iter().zip(here.answers).for_each(|(at, answer)| routed.answers[at] = answer);
+    }
+    routed
+}
+
 /// Whether one more scan may be made. Lets others run first: a stale one never waits for anything.
 async fn turn(bytes_left: usize, terms: Terms) -> Result<(), Encoded> {
     if bytes_left == 0 {
@@ -295,7 +314,7 @@ fn messages<'i, 'a>(items: &'i [&'a Item<'a>], bytes_max: usize) -> Vec<&'i [&'a
     let mut messages = Vec::with_capacity(1);
     let (mut from, mut bytes) = (0, 0);
     for (at, item) in items.iter().enumerate() {
-        let more = weight(&item.operation);
+        let more = item.operation.payload_bytes();
         if at > from && (bytes + more > bytes_max || at - from == FORWARDED_ITEMS_MAX) {
             messages.push(&items[from..at]);
             (from, bytes) = (at, 0);
@@ -304,17 +323,6 @@ fn messages<'i, 'a>(items: &'i [&'a Item<'a>], bytes_max: usize) -> Vec<&'i [&'a
     }
     messages.push(&items[from..]);
     messages
-}
-
-/// The bytes of an operation's keys and values.
-fn weight(operation: &Operation<'_>) -> usize {
-    match *operation {
-        Operation::Get { key } | Operation::Delete { key, .. } => key.len(),
-        Operation::Put { key, value, .. } | Operation::Append { key, value, .. } => key.len() + value.len(),
-        Operation::Scan { prefix, after, start, .. } => {
-            prefix.len() + start.len() + after.map_or(0, <[u8]>::len)
-        }
-    }
 }
 
 /// `group u64 little-endian · batch`.

@@ -11,7 +11,8 @@ mod view;
 pub use answer::{Answer, Answers, Operation, Record, Reply};
 pub use metrics::{MetricKind, MetricsText};
 pub use view::{
-    ClusterGroup, ClusterNode, ClusterView, FollowerStatus, GroupStatus, NodeStatus, Role, SnapshotStatus,
+    ClusterGroup, ClusterLimits, ClusterNode, ClusterView, FollowerStatus, GroupStatus, NodeStatus, Role,
+    SnapshotStatus,
 };
 
 use bytes::Bytes;

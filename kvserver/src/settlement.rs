@@ -1,6 +1,7 @@
-//! One call of a caller without a session, from its stamps to answers that will not change: what is not settled is
-//! sent again, under the same stamp, until the deadline. Writes beyond what a session may have open wait for their
-//! stamps meanwhile. A write that meets a full queue is answered so at once: sent again, it would fill it further.
+//! One call of a caller without a session, from its stamps to answers that will not change: what is not
+//! settled is sent again, under the same stamp, until the deadline. Writes beyond what a session may have
+//! open wait for their stamps meanwhile, for each shard in one place of its queue. A write that meets a full
+//! queue is answered so at once: sent again, it would fill it further.
 //!
 //! Relies on the route telling of each attempt whether it may have taken effect, and on machines answering a stamp
 //! that they have answered before as they did then. Must never send a write under another stamp once an attempt of
@@ -9,12 +10,18 @@
 use crate::encoded::Encoded;
 use crate::router::{Route, Terms};
 use crate::service::{Answer, Call, IdempotencyKey, Operation, Reply};
-use crate::stamps::{Stamps, Ticket};
+use crate::stamps::{Stamps, Ticket, Turn};
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::FuturesUnordered;
 use proto::{ClientId, Code, Error, Item, Outcome, Sequence, ShardId, Stamp};
 use raftstore::random;
 use rand::RngExt;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio::task::unconstrained;
+use tokio::time::{Instant, timeout_at};
 
 /// The first pause before a call is sent again; it doubles, with jitter, up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(5);
@@ -64,6 +71,10 @@ enum Verdict {
 struct Settlement<'a> {
     stamps: &'a Stamps,
     call: &'a Call,
+    /// One for each shard in `turns` whose turn has not come.
+    queue: FuturesUnordered<BoxFuture<'a, (ShardId, Turn)>>,
+    /// The shards with which writes wait for their stamps, and the turn where it came.
+    turns: BTreeMap<ShardId, Option<Turn>>,
     answers: Vec<Option<Answer>>,
     /// What values may still be answered; `None` once one did not fit: further reads would be read for nothing.
     bytes_left: Option<usize>,
@@ -86,11 +97,13 @@ pub(crate) async fn settle(
     let (mut lag, mut pause) = (Duration::ZERO, RETRY_MIN);
     while !pending.is_empty() {
         let (ready, waiting) = settlement.stamped(pending);
-        let sent = ready.len();
+        if ready.is_empty() {
+            settlement.wait_for_turn(terms.deadline).await;
+        }
         let (mut again, of) = settlement.attempt(route, ready, terms, pause).await;
         lag = lag.max(of);
-        // Where all that was sent is answered, writes that wait find room for their stamps at once.
-        let at_once = again.is_empty() && sent > 0;
+        // Where all that was sent is answered, writes that wait may find room for their stamps at once.
+        let at_once = again.is_empty();
         again.extend(settlement.go_on_waiting(waiting, terms.left() <= pause));
         pending = again;
         if !pending.is_empty() && !at_once {
@@ -115,15 +128,18 @@ impl<'a> Settlement<'a> {
         let pending =
             pending.map(|(at, operation)| Pending { at, stamped: stamped(at, operation), unknown: false });
         let answers = vec![None; call.operations.len()];
-        (Self { stamps, call, answers, bytes_left: Some(call.answer_bytes_max) }, pending.collect())
+        let (queue, turns, bytes_left) =
+            (FuturesUnordered::new(), BTreeMap::new(), Some(call.answer_bytes_max));
+        (Self { stamps, call, queue, turns, answers, bytes_left }, pending.collect())
     }
 
     /// Gives stamps to writes that wait for one, as far as there is room: what can be sent, and what goes on waiting.
-    fn stamped(&self, pending: Vec<Pending>) -> (Vec<Pending>, Vec<Pending>) {
+    fn stamped(&mut self, pending: Vec<Pending>) -> (Vec<Pending>, Vec<Pending>) {
+        self.note_turns();
         let (mut ready, mut waiting) = (Vec::with_capacity(pending.len()), Vec::new());
         for mut open in pending {
             if let Stamped::Waiting(shard) = open.stamped {
-                let Some(ticket) = self.stamps.open(shard) else {
+                let Some(ticket) = self.ticket(shard) else {
                     waiting.push(open);
                     continue;
                 };
@@ -132,6 +148,40 @@ impl<'a> Settlement<'a> {
             ready.push(open);
         }
         (ready, waiting)
+    }
+
+    /// A stamp from the session with `shard`, or a place in its queue.
+    fn ticket(&mut self, shard: ShardId) -> Option<Ticket> {
+        let turn = match self.turns.get_mut(&shard) {
+            Some(turn) => Some(turn.take()?),
+            None => None,
+        };
+        self.turns.remove(&shard);
+        let ticket = turn.and_then(|turn| self.stamps.take(shard, turn));
+        let ticket = ticket.or_else(|| self.stamps.open(shard));
+        if ticket.is_none() {
+            let stamps = self.stamps;
+            // A task that has done much is put off by tokio, and would not even stand in the queue.
+            let turn = unconstrained(async move { (shard, stamps.turn(shard).await) });
+            self.queue.push(turn.boxed());
+            self.turns.insert(shard, None);
+            self.note_turns();
+        }
+        ticket
+    }
+
+    /// Notes the turns that have come, and takes a place in each queue that is new.
+    fn note_turns(&mut self) {
+        while let Some(Some((shard, turn))) = self.queue.next().now_or_never() {
+            self.turns.insert(shard, Some(turn));
+        }
+    }
+
+    /// Waits until a turn has come, or until `deadline`.
+    async fn wait_for_turn(&mut self, deadline: Instant) {
+        if let Ok(Some((shard, turn))) = timeout_at(deadline, self.queue.next()).await {
+            self.turns.insert(shard, Some(turn));
+        }
     }
 
     /// Sends all of `ready` once; what is to be sent again, and the largest lag.
@@ -260,14 +310,20 @@ impl<'a> Settlement<'a> {
     }
 }
 
-/// The one stamp of a session that a caller's key names: the same for the same operation of the same request,
-/// whichever node it is sent to, and another for any other operation.
-fn keyed(key: &IdempotencyKey, at: usize, operation: &Operation) -> Stamp {
+/// The one stamp of a session that a caller's name makes, whichever node it is sent to. The session is that
+/// of the name, the place in the request and the key that is written, the sequence that of the whole
+/// operation. The key has its part in the session because another key may live in another group, where nobody
+/// knows of this one.
+fn keyed(name: &IdempotencyKey, at: usize, operation: &Operation) -> Stamp {
+    let operation = operation.wire();
     let named =
-        Sha256::new().chain_update(key.as_str()).chain_update([0]).chain_update((at as u64).to_le_bytes());
-    let digest = named.chain_update(proto::encode(&operation.wire())).finalize();
-    let bytes = digest.first_chunk::<16>().expect("a sha256 digest has 32 bytes");
-    Stamp { client: ClientId(u128::from_le_bytes(*bytes)), sequence: Sequence(1), lowest_open: Sequence(1) }
+        Sha256::new().chain_update(name.as_str()).chain_update([0]).chain_update((at as u64).to_le_bytes());
+    let named = named.chain_update(operation.key().unwrap_or_default()).finalize();
+    let asked = Sha256::digest(proto::encode(&operation));
+    let enough = "a sha256 digest has 32 bytes";
+    let client = u128::from_le_bytes(*named.first_chunk().expect(enough));
+    let sequence = Sequence(u64::from_le_bytes(*asked.first_chunk().expect(enough)).max(1));
+    Stamp { client: ClientId::named(client), sequence, lowest_open: sequence }
 }
 
 fn jittered(pause: Duration) -> Duration {

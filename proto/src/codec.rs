@@ -3,8 +3,8 @@
 
 use bincode::{BorrowDecode, Encode};
 
-/// The version that this build writes and the only one that it reads.
-const VERSION: u8 = 1;
+/// The version that this build writes and the only one that it reads: the first byte of every message.
+pub const VERSION: u8 = 1;
 
 /// No message may claim more than this, so that a damaged length cannot ask for all memory.
 const BYTES_MAX: usize = 64 << 20;
@@ -50,10 +50,19 @@ pub fn decode<'a, M: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<M, DecodeE
     if version != VERSION {
         return Err(DecodeError::Version(version));
     }
-    let (message, used) = bincode::borrow_decode_from_slice(rest, CONFIG)
-        .map_err(|error| DecodeError::Malformed(error.to_string()))?;
+    let (message, used) = decode_part(rest)?;
     match rest.len() - used {
         0 => Ok(message),
         stray => Err(DecodeError::Trailing(stray)),
     }
+}
+
+/// The part of a message that `bytes` begin with, behind the version or another part, and how many of them it
+/// takes. A part is encoded as [`encode`] does, without the version.
+///
+/// # Errors
+/// [`DecodeError::Malformed`] where they begin with no such part.
+pub fn decode_part<'a, M: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<(M, usize), DecodeError> {
+    bincode::borrow_decode_from_slice(bytes, CONFIG)
+        .map_err(|error| DecodeError::Malformed(error.to_string()))
 }

@@ -59,6 +59,10 @@ pub enum Code {
     /// A disk or an invariant failed on this node; the node stops.
     #[error("internal")]
     Internal,
+    /// The name was given to another request before: what it came to is remembered, this one was not carried
+    /// out.
+    #[error("idempotency_key_reused")]
+    IdempotencyKeyReused,
 }
 
 /// Whether a request that failed may have taken effect all the same.
@@ -110,7 +114,8 @@ impl Error {
             | Code::ValueTooLarge
             | Code::BatchTooLarge
             | Code::SessionExpired
-            | Code::SequenceOutOfWindow => false,
+            | Code::SequenceOutOfWindow
+            | Code::IdempotencyKeyReused => false,
         }
     }
 }

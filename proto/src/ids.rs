@@ -38,13 +38,35 @@ id!(
     Revision(u64), ""
 );
 id!(
+    /// The version of the cluster's map, from 1 at its birth; it never goes back. Printed `e7`.
+    Epoch(u64), "e"
+);
+id!(
     /// A client's counter of the writes it sent to one shard, from 1.
     Sequence(u64), ""
 );
 
-/// A client's session: 128 random bits, drawn by the client itself.
+/// A client's session: 128 random bits, drawn by the client itself; or the session of one request that a
+/// caller named, see [`named`](Self::named).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct ClientId(pub u128);
+
+/// What the ids of named sessions begin with, in their upper 48 bits: one in 2^48 random ids does, too.
+const NAMED: u128 = 0x666c_6f74_6e6d << ClientId::NAME_BITS;
+
+impl ClientId {
+    const NAME_BITS: u32 = 80;
+
+    /// The session of one request, known by the digest of its caller's name for it; its lowest 80 bits count.
+    pub fn named(digest: u128) -> Self {
+        Self(NAMED | digest & ((1 << Self::NAME_BITS) - 1))
+    }
+
+    /// Whether it is the session of a request that was named.
+    pub fn is_named(self) -> bool {
+        self.0 >> Self::NAME_BITS == NAMED >> Self::NAME_BITS
+    }
+}
 
 impl fmt::Display for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

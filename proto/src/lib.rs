@@ -14,6 +14,7 @@
 
 mod batch;
 mod codec;
+mod controller;
 mod error;
 mod ids;
 mod limits;
@@ -21,9 +22,14 @@ mod operation;
 mod shard;
 
 pub use batch::{BatchReply, BatchRequest, Consistency, Item};
-pub use codec::{DecodeError, decode, encode};
+pub use codec::{DecodeError, VERSION, decode, decode_part, encode};
+pub use controller::{
+    Birth, ClusterMap, ClusterSettings, ControllerAnswer, ControllerChange, ControllerCommand, ControllerError,
+    ControllerReply, GroupState, GroupView, Incarnation, MembersReport, MoveState, MoveView, NewGroups, NodeSpec,
+    NodeState, NodeView, PlannedMove, SetbackView, ShardMap, ShardRun,
+};
 pub use error::{Code, Error, Outcome};
-pub use ids::{ClientId, GroupId, NodeId, Revision, Sequence, ShardId, Version};
+pub use ids::{ClientId, Epoch, GroupId, NodeId, Revision, Sequence, ShardId, Version};
 pub use limits::Limits;
 pub use operation::{Answer, Command, Expect, Operation, Record, Reply, Stamp};
 pub use shard::{SHARDS_DEFAULT, hashed_part, shard_of, shard_of_prefix};

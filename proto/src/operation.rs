@@ -77,6 +77,17 @@ impl<'a> Operation<'a> {
         }
     }
 
+    /// The bytes of its keys and values: what counts against a batch's limit.
+    pub fn payload_bytes(&self) -> usize {
+        match *self {
+            Self::Get { key } | Self::Delete { key, .. } => key.len(),
+            Self::Put { key, value, .. } | Self::Append { key, value, .. } => key.len() + value.len(),
+            Self::Scan { prefix, after, start, .. } => {
+                prefix.len() + start.len() + after.map_or(0, <[u8]>::len)
+            }
+        }
+    }
+
     /// Whether it changes nothing, and so never enters the log.
     pub fn is_read(&self) -> bool {
         matches!(self, Self::Get { .. } | Self::Scan { .. })
@@ -87,6 +98,10 @@ impl<'a> Operation<'a> {
 ///
 /// The session keeps replies from `lowest_open` up; a client counts from 1 for each shard and never reuses a
 /// sequence. Invariant: `1 <= lowest_open <= sequence`.
+///
+/// The session of a [named](ClientId::is_named) request holds that one write. Its sequence does not count: it
+/// is a digest of what is asked, so that the same name for anything else is found out, and equals
+/// `lowest_open`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, bincode::Decode)]
 pub struct Stamp {
     /// The session.

@@ -29,8 +29,22 @@ fn golden_answers() {
     let code = Code::NotLeader { group: GroupId(1), leader: Some(NodeId(2)) };
     let refused: Answer<'_> = Err(Error::unknown(code, "no"));
     assert_eq!(encode(&refused), [1, 1, 8, 1, 1, 2, 1, 2, b'n', b'o']);
-    for answer in [written, refused] {
+    let reused: Answer<'_> = Err(Error::new(Code::IdempotencyKeyReused, "no"));
+    assert_eq!(encode(&reused), [1, 1, 15, 0, 2, b'n', b'o']);
+    for answer in [written, refused, reused] {
         assert_eq!(decode::<Answer<'_>>(&encode(&answer)), Ok(answer.clone()));
+    }
+}
+
+/// A named session is known by its id and nothing else, and its name's digest makes it.
+#[test]
+fn golden_named_sessions() {
+    let golden = ClientId(0x666c_6f74_6e6d_0000_0000_0000_0000_002a);
+    assert_eq!(ClientId::named(42), golden);
+    assert_eq!(ClientId::named(42 | 1 << 80), golden, "80 bits count");
+    assert!(golden.is_named() && ClientId::named(u128::MAX).is_named());
+    for other in [0, 42, u128::MAX, golden.0 ^ 1 << 80, golden.0 ^ 1 << 127] {
+        assert!(!ClientId(other).is_named(), "{other:x}");
     }
 }
 

@@ -118,6 +118,7 @@ pub use group::Group;
 pub use host::{Host, HostConfig, Services};
 pub use machine::{CopyId, CopyStep, LoadError, Machine, Moment};
 pub use network::{Link, LinkCounters, Listener, Network, Observer, SimulatedNetwork, Stream, TcpNetwork};
+pub use replica::COPY_LAST_BYTES;
 pub use runtime::{Clock, Random, SimulatedClock, SystemClock, random, seed};
 pub use status::{GroupStatus, Role};
 pub use storage::{Identity, LATENCY_BUCKETS, StorageConfig, StorageError, StorageStats};

@@ -27,8 +27,9 @@ type OpenraftSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Sna
 /// How much of the machine is copied under one hold of its lock: tens of microseconds of work.
 const COPY_BYTES: usize = 96 << 10;
 
-/// A copy is finished under one hold of the lock once no more than this is left.
-const COPY_LAST_BYTES: u64 = 256 << 10;
+/// A copy is finished under one hold of the lock once no more than this many bytes are left: a machine counts exactly
+/// what remains, at least when it is this little.
+pub const COPY_LAST_BYTES: u64 = 256 << 10;
 
 /// A copy that has handed out this many times what it began with is outrun by its writers; it is finished
 /// under one long hold of the lock instead of never.

@@ -6,7 +6,7 @@
 use crate::http::body::RequestBody;
 use crate::http::config::{binary_bytes_max, json_bytes_max};
 use crate::http::front::{self, Asked, Front, Response};
-use crate::http::json;
+use crate::http::json::{self, Object};
 use crate::http::key::{check_key, written_status};
 use crate::http::problem::Problem;
 use crate::http::target::Query;
@@ -62,7 +62,7 @@ async fn binary(front: &Front, asked: &Asked<'_>, body: &mut RequestBody) -> Res
 #[serde(deny_unknown_fields)]
 struct Batch<'a> {
     #[serde(borrow)]
-    operations: Vec<Item<'a>>,
+    operations: Vec<Object<Item<'a>>>,
 }
 
 /// One operation of the JSON body; with `b64`, key and value are base64.
@@ -96,7 +96,7 @@ async fn from_json(front: &Front, asked: &Asked<'_>, body: &mut RequestBody) -> 
     let idempotency_key = front::idempotency_key(&asked.head.headers)?;
     let limits = front.body_limits(json_bytes_max(&front.limits), Code::BatchTooLarge);
     let (text, _held) = body.read(limits).await?;
-    let batch: Batch<'_> = serde_json::from_slice(&text)
+    let Object(batch): Object<Batch<'_>> = serde_json::from_slice(&text)
         .map_err(|error| Problem::bad_request(format!("batch is not as expected: {error}")))?;
     let operations = operations(front, &batch)?;
     if operations.is_empty() {
@@ -128,12 +128,12 @@ fn operations(front: &Front, batch: &Batch<'_>) -> Result<Vec<Operation>, Proble
     }
     let mut bytes = 0;
     let mut operations = Vec::with_capacity(count);
-    for (place, item) in batch.operations.iter().enumerate() {
+    for (place, Object(item)) in batch.operations.iter().enumerate() {
         let operation = operation(front, item).map_err(|mut problem| {
             problem.detail = format!("operation {place}: {}", problem.detail);
             problem
         })?;
-        bytes += weight(&operation);
+        bytes += operation.wire().payload_bytes();
         operations.push(operation);
     }
     let bytes_max = front.limits.batch_bytes_max;
@@ -142,15 +142,6 @@ fn operations(front: &Front, batch: &Batch<'_>) -> Result<Vec<Operation>, Proble
         return Err(Error::new(Code::BatchTooLarge, message).into());
     }
     Ok(operations)
-}
-
-/// The bytes of a key and a value.
-fn weight(operation: &Operation) -> usize {
-    match operation {
-        Operation::Get { key } | Operation::Delete { key, .. } => key.len(),
-        Operation::Put { key, value, .. } | Operation::Append { key, value, .. } => key.len() + value.len(),
-        Operation::Scan { .. } => 0,
-    }
 }
 
 fn operation(front: &Front, item: &Item<'_>) -> Result<Operation, Problem> {

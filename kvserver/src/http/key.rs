@@ -9,7 +9,6 @@ use crate::http::front::{self, Asked, Front, Response};
 use crate::http::problem::{Problem, etag};
 use crate::http::route::KEY_PREFIX;
 use crate::http::target::{Plus, Query, decode};
-use crate::machine::bounds::VALUE_BYTES_MAX;
 use crate::service::{Answers, Call, Operation, Reply};
 use bytes::Bytes;
 use hyper::header::{ETAG, HeaderName, HeaderValue};
@@ -34,8 +33,8 @@ pub(crate) async fn read(front: &Front, asked: &Asked<'_>) -> Result<Response, P
             deadline: front.deadline(&query)?,
             request_id: asked.id.0,
             idempotency_key,
-            // Not today's limit: the value may be older, or have grown by appends.
-            answer_bytes_max: VALUE_BYTES_MAX,
+            // Not today's limit: the value may be older, or have grown by appends. It is but one.
+            answer_bytes_max: usize::MAX,
         })
         .await?;
     let mut response = match value(front, &key, &condition, &mut answers) {

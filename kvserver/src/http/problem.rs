@@ -185,6 +185,7 @@ impl From<Error> for Problem {
             Code::TooStale => (StatusCode::SERVICE_UNAVAILABLE, "too_stale"),
             Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Code::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            Code::IdempotencyKeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
         };
         let current = match error.code {
             Code::VersionMismatch { current } => Some(current),

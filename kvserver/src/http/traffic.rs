@@ -11,8 +11,8 @@ use std::time::Duration;
 const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "POST", "DELETE", "other"];
 
 /// The statuses that this front end answers; 0 counts all others.
-const STATUSES: [u16; 17] =
-    [200, 201, 204, 304, 400, 404, 405, 408, 409, 412, 413, 415, 429, 500, 503, 504, 0];
+const STATUSES: [u16; 18] =
+    [200, 201, 204, 304, 400, 404, 405, 408, 409, 412, 413, 415, 422, 429, 500, 503, 504, 0];
 
 /// Upper bounds of the latency buckets, in microseconds.
 const BUCKETS_US: [u64; 16] = [

@@ -9,8 +9,9 @@
 /// The longest key that the machine stores, in bytes.
 pub const KEY_BYTES_MAX: usize = 16 << 10;
 
-/// The longest value that the machine stores, in bytes; an append that would grow beyond it is refused.
-pub const VALUE_BYTES_MAX: usize = 16 << 20;
+/// The longest value that the machine stores, in bytes; an append that would grow beyond it is refused. As
+/// much as the largest command brings: a value must also travel whole, in one piece of a copy.
+pub const VALUE_BYTES_MAX: usize = 4 << 20;
 
 /// Shard ids are below this, so that damaged commands cannot fill memory with empty shards.
 pub const SHARDS_MAX: u32 = 1 << 16;
@@ -28,6 +29,10 @@ pub const SESSION_IDLE_MIN_MS: u64 = 600_000;
 
 /// The most sessions of one machine, over all its shards.
 pub const SESSIONS_MAX: u64 = 1 << 20;
+
+/// A session that an idempotency key names is opened only while one machine holds fewer sessions than this:
+/// each such request takes a place for itself, and the other half is for clients whose sessions last.
+pub const SESSIONS_MAX_FOR_NAMED: u64 = SESSIONS_MAX / 2;
 
 /// The most stored answers of one machine, over all its sessions.
 pub const ANSWERS_MAX: u64 = 4 << 20;

@@ -28,6 +28,8 @@ type Shards = BTreeMap<ShardId, Shard>;
 /// this. Well more than raftstore copies in one hold of its lock, and few enough records to look up at every step.
 const EXACT_BYTES_MAX: u64 = 1 << 20;
 
+const _: () = assert!(EXACT_BYTES_MAX >= raftstore::COPY_LAST_BYTES);
+
 /// A part of a shard's state, in the order of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part<'a> {

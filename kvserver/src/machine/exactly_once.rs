@@ -7,17 +7,23 @@
 //! yet. Any other stamp without a session once had one, and is refused with `session_expired`, outcome
 //! unknown. What remains is a late duplicate of a client's *first* requests, arriving after the session was
 //! forgotten: it would open another session and take effect again. Sessions are therefore forgotten only when
-//! nobody may send that request any more: after an idle [`SESSION_TTL_MS`], or, when there are too many or they
-//! keep too many answers, the idlest first but none before an idle [`SESSION_IDLE_MIN_MS`]. Where even that
-//! does not make room, the newcomer is refused with `overloaded`, not the old one evicted: exactly-once wins
-//! over availability for new writes.
+//! nobody may send that request any more: after an idle [`SESSION_TTL_MS`], or, when there are too many or
+//! they keep too many answers, the idlest first but none before an idle [`SESSION_IDLE_MIN_MS`]. Where even
+//! that does not make room, the newcomer is refused with `overloaded`, not the old one evicted: exactly-once
+//! wins over availability for new writes. Of the places for sessions, [`SESSIONS_MAX_FOR_NAMED`] can be taken
+//! by requests that are named one by one, so that whoever names many of them shuts out others of their kind
+//! and nobody else.
+//!
+//! A *named* session ([`ClientId::is_named`]) holds one write under one sequence, a digest of what is asked.
+//! Any stamp opens it, and another sequence in it says that the name was given to two requests: the second is
+//! refused.
 //!
 //! Work per command is bounded and depends on nothing but the state: a replica that was restored from a copy
 //! forgets the same sessions at the same commands as one that never stopped.
 
 use super::bounds::{
     ANSWERS_MAX, EVICTED_PER_COMMAND_MAX, EXPIRED_PER_COMMAND_MAX, SESSION_IDLE_MIN_MS, SESSION_TTL_MS,
-    SESSIONS_MAX, WINDOW,
+    SESSIONS_MAX, SESSIONS_MAX_FOR_NAMED, WINDOW,
 };
 use super::copy::Part;
 use super::outcome::Outcome;
@@ -33,11 +39,16 @@ pub(super) type Idleness = BTreeSet<(u64, ShardId, ClientId)>;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SessionBounds {
     pub(super) sessions_max: u64,
+    pub(super) sessions_max_for_named: u64,
     pub(super) answers_max: u64,
 }
 
 impl SessionBounds {
-    pub(super) const FORMAT: Self = Self { sessions_max: SESSIONS_MAX, answers_max: ANSWERS_MAX };
+    pub(super) const FORMAT: Self = Self {
+        sessions_max: SESSIONS_MAX,
+        sessions_max_for_named: SESSIONS_MAX_FOR_NAMED,
+        answers_max: ANSWERS_MAX,
+    };
 }
 
 /// What becomes of a stamped write.
@@ -95,16 +106,20 @@ impl KvMachine {
     /// Makes sure that the stamp's session is there, or says why it cannot be.
     fn open_session(&mut self, shard: ShardId, stamp: &Stamp) -> Result<(), Error> {
         let client = stamp.client;
-        if self.shards.get(&shard).is_some_and(|shard| shard.sessions.contains_key(&client)) {
-            return Ok(());
+        if let Some(session) = self.shards.get(&shard).and_then(|shard| shard.sessions.get(&client)) {
+            return check_name(stamp, session);
         }
-        if stamp.lowest_open > Sequence(1) {
+        if stamp.lowest_open > Sequence(1) && !client.is_named() {
             let message =
                 format!("session is unknown or was idle for more than {SESSION_TTL_MS} ms: {client}");
             return Err(Error::unknown(Code::SessionExpired, message));
         }
         self.make_room_for_answer()?;
-        if self.total.sessions >= self.bounds.sessions_max && !self.evict_idlest() {
+        let most = match client.is_named() {
+            true => self.bounds.sessions_max_for_named,
+            false => self.bounds.sessions_max,
+        };
+        if self.total.sessions >= most && !self.evict_idlest() {
             let message = format!("too many sessions: {}", self.total.sessions);
             return Err(Error::new(Code::Overloaded, message));
         }
@@ -180,9 +195,22 @@ fn check(stamp: &Stamp) -> Result<(), Error> {
         let message = format!("stamp breaks 1 <= lowest_open <= sequence: {lowest_open}, {sequence}");
         return Err(Error::new(Code::BadRequest, message));
     }
+    if stamp.client.is_named() && sequence != lowest_open {
+        let message = format!("stamp of a named request has two sequences: {lowest_open}, {sequence}");
+        return Err(Error::new(Code::BadRequest, message));
+    }
     if sequence.0 - lowest_open.0 > WINDOW {
         let message = format!("sequence {sequence} is more than {WINDOW} above {lowest_open}");
         return Err(Error::new(Code::SequenceOutOfWindow, message));
+    }
+    Ok(())
+}
+
+/// Whether a stamp asks for what its session was opened for, where that was one request.
+fn check_name(stamp: &Stamp, session: &Session) -> Result<(), Error> {
+    if stamp.client.is_named() && stamp.sequence != session.lowest() {
+        let message = "idempotency key was given to another request for this key before";
+        return Err(Error::new(Code::IdempotencyKeyReused, message));
     }
     Ok(())
 }

@@ -10,12 +10,25 @@ pub struct ClusterView {
     pub cluster: String,
     /// How many shards there are, fixed when it is born.
     pub shards: u32,
+    /// What this node accepts.
+    pub limits: ClusterLimits,
     /// The nodes, by id.
     pub nodes: Vec<ClusterNode>,
     /// The groups, by id.
     pub groups: Vec<ClusterGroup>,
     /// `[first_shard, last_shard, group]` ranges, ascending; together they cover every shard.
     pub shard_groups: Vec<(u32, u32, u64)>,
+}
+
+/// How large things may be, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterLimits {
+    /// The longest key.
+    pub key_bytes_max: usize,
+    /// The longest value.
+    pub value_bytes_max: usize,
+    /// The largest batch, all keys and values together.
+    pub batch_bytes_max: usize,
 }
 
 /// A node's address.
@@ -36,6 +49,8 @@ pub struct ClusterGroup {
     pub leader: Option<u64>,
     /// The term that this belongs to.
     pub term: u64,
+    /// Whether the group serves, as far as this node knows; see [`GroupStatus::serving`].
+    pub serving: bool,
     /// The nodes that hold a replica.
     pub replicas: Vec<u64>,
 }
@@ -70,6 +85,12 @@ pub struct GroupStatus {
     pub term: u64,
     /// The leader's node, as far as this replica knows.
     pub leader: Option<u64>,
+    /// Whether the group serves, as far as this replica knows: it has recovered, and a quorum confirmed the leader
+    /// of late. A leader that lost its quorum goes on being a leader, and so do followers that hear of no other.
+    pub serving: bool,
+    /// How many milliseconds ago this replica was known to be as fresh as a leader that a quorum confirmed; on the
+    /// leader, when that was. None where it never was since the start.
+    pub lag_ms: Option<u64>,
     /// The last index in the log.
     pub last_index: u64,
     /// The last index known to be committed; `committed_index <= last_index` once a replica has caught up.
@@ -137,14 +158,15 @@ mod tests {
         let view = ClusterView {
             cluster: "home".into(),
             shards: 256,
+            limits: ClusterLimits { key_bytes_max: 4, value_bytes_max: 5, batch_bytes_max: 9 },
             nodes: vec![ClusterNode { id: 1, http: "127.0.0.1:7101".into() }],
             groups: vec![
-                ClusterGroup { id: 1, leader: Some(1), term: 3, replicas: vec![1, 2, 3] },
-                ClusterGroup { id: 2, leader: None, term: 0, replicas: vec![1] },
+                ClusterGroup { id: 1, leader: Some(1), term: 3, serving: true, replicas: vec![1, 2, 3] },
+                ClusterGroup { id: 2, leader: None, term: 0, serving: false, replicas: vec![1] },
             ],
             shard_groups: vec![(0, 255, 1)],
         };
-        let golden = r#"{"cluster":"home","shards":256,"nodes":[{"id":1,"http":"127.0.0.1:7101"}],"groups":[{"id":1,"leader":1,"term":3,"replicas":[1,2,3]},{"id":2,"leader":null,"term":0,"replicas":[1]}],"shard_groups":[[0,255,1]]}"#;
+        let golden = r#"{"cluster":"home","shards":256,"limits":{"key_bytes_max":4,"value_bytes_max":5,"batch_bytes_max":9},"nodes":[{"id":1,"http":"127.0.0.1:7101"}],"groups":[{"id":1,"leader":1,"term":3,"serving":true,"replicas":[1,2,3]},{"id":2,"leader":null,"term":0,"serving":false,"replicas":[1]}],"shard_groups":[[0,255,1]]}"#;
         assert_eq!(serde_json::to_string(&view).unwrap(), golden);
         assert_eq!(serde_json::from_str::<ClusterView>(golden).unwrap(), view);
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proto::{Answer as Wire, Expect, Revision, Version};
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use tokio::time::Instant;
+use std::task::Poll;
 
 type Attempt = Vec<Wire<'static>>;
 
@@ -180,6 +180,35 @@ async fn waiting_for_a_stamp_ends() {
     assert_eq!(script.sent().len(), 1);
 }
 
+/// Calls that wait for stamps of one session take turns, one write each, in the order in which they came:
+/// neither does one of many writes keep small ones waiting for all of them, nor is it overtaken by who comes
+/// later.
+#[tokio::test(start_paused = true)]
+async fn calls_take_turns() {
+    let stamps = Stamps::default();
+    let shard = proto::shard_of(b"k", 256);
+    let mut full: VecDeque<Ticket> = std::iter::from_fn(|| stamps.open(shard)).collect();
+    let scripts = [(); 3].map(|()| Script::new([vec![written()]]));
+    let calls = [3, 1, 1].map(|writes| call(vec![put("k"); writes]));
+    let settle = |(script, call)| settle(script, &stamps, 256, call).boxed().fuse();
+    let mut settling: Vec<_> = scripts.iter().zip(&calls).map(settle).collect();
+    for settling in &mut settling {
+        assert!(futures_util::poll!(settling).is_pending());
+    }
+    for expected in [[1, 0, 0], [1, 1, 0], [1, 1, 1], [2, 1, 1], [3, 1, 1]] {
+        full.pop_front();
+        assert!(stamps.open(shard).is_none(), "who comes later waits");
+        for settling in settling.iter_mut().rev() {
+            if let Poll::Ready((answers, _)) = futures_util::poll!(settling) {
+                assert!(answers.iter().all(Result::is_ok));
+            }
+        }
+        assert_eq!(scripts.each_ref().map(|script| script.sent().len()), expected);
+    }
+    full.pop_front();
+    assert!(stamps.open(shard).is_some(), "nobody waits any more");
+}
+
 /// A forgotten session is replaced by a new one, under which a write that took no effect goes on.
 #[tokio::test(start_paused = true)]
 async fn a_forgotten_session_is_renewed() {
@@ -252,8 +281,9 @@ async fn too_stale_is_told_at_once() {
     assert_eq!(script.sent().len(), 1);
 }
 
-/// An idempotency key gives the same operation the same stamp wherever it is sent, and any other operation, or
-/// place in the batch, another.
+/// A caller's name gives one stamp to one operation wherever it is sent. Another operation on the same key
+/// has another sequence in the same session, so that it is found out; another key or place has a session of
+/// its own.
 #[tokio::test(start_paused = true)]
 async fn keyed_stamps_name_the_request() {
     let key = IdempotencyKey::new(b"order-17").unwrap();
@@ -262,15 +292,26 @@ async fn keyed_stamps_name_the_request() {
         async move {
             let script = Script::new([vec![written(); operations.len()]]);
             settled(&script, &Call { idempotency_key: Some(key), ..call(operations) }).await;
-            script.sent().remove(0)
+            script.sent().remove(0).into_iter().map(Option::unwrap).collect::<Vec<Stamp>>()
         }
     };
     let once = stamps(vec![put("a"), put("a")]).await;
     assert_eq!(once, stamps(vec![put("a"), put("a")]).await);
-    assert_ne!(once[0], once[1]);
-    assert_ne!(once[0], stamps(vec![put("b")]).await[0]);
-    let stamp = once[0].unwrap();
-    assert_eq!((stamp.sequence, stamp.lowest_open), (Sequence(1), Sequence(1)));
+    assert_ne!(once[0].client, once[1].client);
+    assert_ne!(once[0].client, stamps(vec![put("b")]).await[0].client);
+    let (key, value) = (Bytes::from("a"), Bytes::from("v"));
+    for other in [
+        Operation::Append { key: key.clone(), value: value.clone(), expect: Expect::Any },
+        Operation::Put { key: key.clone(), value: value.clone(), expect: Expect::Absent },
+        Operation::Put { key: key.clone(), value: Bytes::from("w"), expect: Expect::Any },
+        Operation::Delete { key, expect: Expect::Any },
+    ] {
+        let stamp = stamps(vec![other]).await[0];
+        assert_eq!(stamp.client, once[0].client);
+        assert_ne!(stamp.sequence, once[0].sequence);
+    }
+    assert!(once[0].client.is_named());
+    assert!(once[0].sequence >= Sequence(1) && once[0].lowest_open == once[0].sequence);
 }
 
 /// A call holds its place in the session only until it is answered.

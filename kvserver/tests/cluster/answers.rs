@@ -118,6 +118,50 @@ async fn keyed_appends_take_effect_once() {
     assert_eq!(tokens, expected);
 }
 
+/// A name is for one request for a key, whichever node hears of it: another value, method or condition is
+/// refused, alone and in a batch, and changes nothing, while another key is another request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_given_twice_is_found_out() {
+    let fleet = Fleet::start(Settings::groups(2)).await;
+    let named =
+        |node: u64, method: Method, key: &'static str, condition: &'static str, value: &'static str| {
+            let door = fleet.door(node).clone();
+            async move {
+                let headers = [("idempotency-key", "order-17"), ("if-none-match", condition)];
+                let headers = if condition.is_empty() { &headers[..1] } else { &headers[..] };
+                door.ask(method, &format!("/v1/kv/{key}"), headers, value).await
+            }
+        };
+    assert_eq!(named(1, Method::POST, "a", "", "once,").await.status, 201);
+    for node in NODES {
+        assert_eq!(named(node, Method::POST, "a", "", "once,").await.status, 201, "the first answer again");
+        for (method, condition, value) in [
+            (Method::POST, "", "other,"),
+            (Method::PUT, "", "once,"),
+            (Method::POST, "*", "once,"),
+            (Method::DELETE, "", ""),
+        ] {
+            let answer = named(node, method, "a", condition, value).await;
+            assert_eq!(answer.said(), (422, "idempotency_key_reused".into(), "none".into()));
+        }
+    }
+    assert_eq!(named(2, Method::POST, "b", "", "once,").await.status, 201, "another key");
+    let body = r#"{"operations":[{"op":"append","key":"a","value":"once,"},{"op":"append","key":"b","value":"x"},
+        {"op":"append","key":"c","value":"x"}]}"#;
+    let headers = [("content-type", "application/json"), ("idempotency-key", "order-17")];
+    let statuses = async |body: String| -> Vec<u64> {
+        let answers = fleet.door(3).ask(Method::POST, "/v1/batch", &headers, body).await.json();
+        answers["answers"].as_array().unwrap().iter().map(|of| of["status"].as_u64().unwrap()).collect()
+    };
+    for _ in 0..2 {
+        assert_eq!(statuses(body.into()).await, [201, 200, 201], "each place has a name of its own");
+    }
+    assert_eq!(statuses(body.replace("\"x\"", "\"y\"")).await, [201, 422, 422]);
+    for (key, value) in [("a", "once,"), ("b", "once,x"), ("c", "x")] {
+        assert_eq!(fleet.door(1).value(key).await.unwrap(), value);
+    }
+}
+
 /// Plain appends, which the front ends send again under sessions of their own, take effect exactly once each
 /// wherever they were acknowledged, and at most once otherwise.
 #[tokio::test(flavor = "multi_thread")]

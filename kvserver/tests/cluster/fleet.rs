@@ -45,6 +45,7 @@ pub(crate) struct Settings {
     pub(crate) groups: u32,
     pub(crate) limits: Limits,
     pub(crate) raft: RaftConfig,
+    pub(crate) transport: TransportConfig,
     pub(crate) http: HttpConfig,
 }
 
@@ -56,7 +57,12 @@ impl Default for Settings {
             election_timeout_ms_max: 450,
             ..RaftConfig::default()
         };
-        Self { groups: 1, limits: Limits::default(), raft, http: HttpConfig::default() }
+        let transport = TransportConfig {
+            connect_timeout_ms: 300,
+            silence_timeout_ms: 500,
+            ..TransportConfig::default()
+        };
+        Self { groups: 1, limits: Limits::default(), raft, transport, http: HttpConfig::default() }
     }
 }
 
@@ -112,11 +118,7 @@ impl Fleet {
             limits: self.settings.limits,
             raft: self.settings.raft.clone(),
             storage: StorageConfig::default(),
-            transport: TransportConfig {
-                connect_timeout_ms: 300,
-                silence_timeout_ms: 500,
-                ..TransportConfig::default()
-            },
+            transport: self.settings.transport.clone(),
             http: self.settings.http.clone(),
         }
     }

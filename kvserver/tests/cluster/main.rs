@@ -7,6 +7,7 @@ mod answers;
 mod disks;
 mod door;
 mod fleet;
+mod largest;
 mod leaders;
 mod listing;
 mod reads;

@@ -59,6 +59,15 @@ async fn wrong_in_one_part() {
         (r#"{"operations":[{"op":"increment","key":"a"}]}"#.into(), 400, "increment"),
         (r#"{"operations":[{"op":"get","key":"a"}]} x"#.into(), 400, "trailing"),
         (String::new(), 400, "line 1 column 0"),
+        (r#"[[]]"#.into(), 400, "invalid type: sequence, expected an object at line 1 column"),
+        (r#"[[["get","a",null,false,null]]]"#.into(), 400, "expected an object at line 1 column"),
+        (
+            "{\"operations\":[\n[\"put\",\"a\",\"1\",false,null]]}".into(),
+            400,
+            "invalid type: sequence, expected an object at line 2 column",
+        ),
+        (r#"{"operations":["get"]}"#.into(), 400, "invalid type: string \"get\", expected an object"),
+        (r#"{"operations":[{"op":"get","key":"a","key":"b"}]}"#.into(), 400, "duplicate field `key`"),
         (
             r#"{"operations":[{"op":"get","key":"a"},{"op":"get","key":""}]}"#.into(),
             400,

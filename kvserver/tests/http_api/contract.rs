@@ -72,7 +72,14 @@ async fn every_status_of_every_route() {
     let binary = ("content-type", "application/vnd.flotilla.batch");
     let json = ("content-type", "application/json");
     let batch: &[u8] = br#"{"operations":[{"op":"get","key":"k"}]}"#;
-    let failures = [Code::NotFound, Code::Overloaded, Code::Internal, Code::NoLeader, Code::Timeout];
+    let failures = [
+        Code::NotFound,
+        Code::Overloaded,
+        Code::Internal,
+        Code::NoLeader,
+        Code::Timeout,
+        Code::IdempotencyKeyReused,
+    ];
     let writes = ["PUT /v1/kv/k", "POST /v1/kv/k", "DELETE /v1/kv/k"];
     let reads = ["GET /v1/kv/k", "HEAD /v1/kv/k"];
     for line in reads.into_iter().chain(writes).chain(["GET /v1/kv", "POST /v1/batch"]) {
@@ -83,6 +90,7 @@ async fn every_status_of_every_route() {
             let written = matches!(line, "PUT /v1/kv/k" | "POST /v1/kv/k");
             let possible = match code {
                 Code::NotFound => keyed && !written,
+                Code::IdempotencyKeyReused => writes.contains(&line),
                 _ => true,
             };
             if possible {

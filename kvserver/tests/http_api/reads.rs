@@ -109,6 +109,7 @@ async fn every_code() {
         (Code::TooStale, 503, "too_stale", true),
         (Code::Unavailable, 503, "unavailable", true),
         (Code::Internal, 500, "internal", true),
+        (Code::IdempotencyKeyReused, 422, "idempotency_key_reused", false),
     ];
     let stand = Stand::new().await;
     let mut wire = Wire::connect(stand.address).await;

@@ -156,7 +156,7 @@ fn expiry_is_amortised() {
 /// repeat its first request.
 #[test]
 fn eviction_spares_whoever_may_retry() {
-    let bounds = SessionBounds { sessions_max: 2, answers_max: 100 };
+    let bounds = SessionBounds { sessions_max: 2, answers_max: 100, ..SessionBounds::FORMAT };
     let mut rig = Rig::over(KvMachine::with_bounds(bounds));
     rig.stamped(1, 1, 1);
     rig.time_ms += 1000;
@@ -173,11 +173,71 @@ fn eviction_spares_whoever_may_retry() {
     assert_eq!(written(&rig.stamped(1, 3, 3)).0, 5);
 }
 
+/// A request that is named, by whatever digest, takes effect once under its name; any other under the same
+/// name is told so and changes nothing, also where the session came in with a copy.
+#[test]
+fn a_name_is_for_one_request() {
+    let mut rig = Rig::new();
+    let name = ClientId::named(7).0;
+    for (digest, shard) in [(1, ShardId(0)), (5_000, ShardId(1)), (u64::MAX, ShardId(2))] {
+        let ask = |rig: &mut Rig, digest: u64, operation| {
+            rig.apply(shard, Some(stamp(name, digest, digest)), operation)
+        };
+        let first = ask(&mut rig, digest, append(b"k", b"x"));
+        assert_eq!(written(&first), (1, 1, 1));
+        rig = Rig::over(loaded(&pieces(&mut rig.machine, 10)));
+        assert_eq!(ask(&mut rig, digest, append(b"k", b"x")), first);
+        let before = rig.machine.digest();
+        for other in [digest - 1, digest.wrapping_add(1), digest / 2].into_iter().filter(|other| *other > 0) {
+            let reused = refused(&ask(&mut rig, other, append(b"k", b"y")));
+            assert_eq!((reused.code, reused.outcome), (Code::IdempotencyKeyReused, Effect::None));
+        }
+        let two = rig.apply(shard, Some(stamp(name, digest, digest - 1)), append(b"k", b"y"));
+        assert_eq!(refused(&two).code, Code::BadRequest);
+        assert_eq!(rig.machine.digest(), before);
+    }
+    rig.time_ms += SESSION_TTL_MS + 1000;
+    (0..2).for_each(|_| drop(rig.write(put(b"other", b""))));
+    assert_eq!(written(&rig.stamped(name, 9, 9)).2, 2, "a name that is forgotten is free again");
+}
+
+/// Requests that are named one by one take their share of the places for sessions and no more: then the next
+/// is refused, and who keeps a session goes on and still opens one. A full house refuses all newcomers alike
+/// and serves whoever is in it.
+#[test]
+fn named_requests_leave_room() {
+    let bounds = SessionBounds { sessions_max: 4, sessions_max_for_named: 2, answers_max: 100 };
+    let mut rig = Rig::over(KvMachine::with_bounds(bounds));
+    let name = |number| ClientId::named(number).0;
+    let full = |answer: &[u8]| {
+        let full = refused(answer);
+        assert_eq!((full.code, full.outcome), (Code::Overloaded, Effect::None));
+    };
+    written(&rig.stamped(1, 1, 1));
+    let first = rig.stamped(name(1), 50, 50);
+    written(&first);
+    full(&rig.stamped(name(2), 50, 50));
+    for client in 2..=3 {
+        written(&rig.stamped(client, 1, 1));
+    }
+    full(&rig.stamped(4, 1, 1));
+    full(&rig.stamped(name(2), 50, 50));
+    for sequence in 2..=9 {
+        written(&rig.stamped(1, sequence, sequence));
+    }
+    assert_eq!(rig.stamped(name(1), 50, 50), first);
+    rig.time_ms += SESSION_IDLE_MIN_MS + 1000;
+    written(&rig.stamped(1, 10, 10));
+    written(&rig.stamped(name(2), 50, 50));
+    assert_eq!(rig.machine.usage().sessions, 4, "it took the place of the idlest");
+    assert_eq!(written(&rig.stamped(1, 10, 10)).0, written(&rig.stamped(1, 10, 10)).0);
+}
+
 /// When too many answers are kept, writes that would add one are refused without effect, and those that free
 /// some are not.
 #[test]
 fn answers_are_bounded() {
-    let bounds = SessionBounds { sessions_max: 10, answers_max: 3 };
+    let bounds = SessionBounds { sessions_max: 10, answers_max: 3, ..SessionBounds::FORMAT };
     let mut rig = Rig::over(KvMachine::with_bounds(bounds));
     (1..=3).for_each(|sequence| drop(rig.stamped(1, sequence, 1)));
     for (client, sequence) in [(1, 4), (2, 1)] {
@@ -195,7 +255,7 @@ fn answers_are_bounded() {
 #[test]
 fn full_answers_evict_the_idle() {
     const SESSIONS: u64 = 2 + 2 * EVICTED_PER_COMMAND_MAX as u64;
-    let bounds = SessionBounds { sessions_max: 100, answers_max: SESSIONS };
+    let bounds = SessionBounds { sessions_max: 100, answers_max: SESSIONS, ..SessionBounds::FORMAT };
     let mut rig = Rig::over(KvMachine::with_bounds(bounds));
     (1..=SESSIONS).for_each(|client| drop(rig.stamped(u128::from(client), 1, 1)));
     rig.time_ms += 1000;
