@@ -1,16 +1,18 @@
-//! The shard controller's words: what is asked of group 0, what it answers, and the map that everybody follows.
+//! The shard controller's words: what is asked of group 0, what it answers, and the map that everybody
+//! follows.
 //!
-//! Operators, nodes and the leaders of groups send [`ControllerCommand`]s, which enter the controller's log; each is
-//! answered with a [`ControllerAnswer`]. Routers, replicas and operators read a [`ClusterMap`], or the [`ShardMap`] of
-//! an epoch. Kinds of changes, replies and errors are only ever added at the end: their order is on disks.
+//! Operators, nodes and the leaders of groups send [`ControllerCommand`]s, which enter the controller's log;
+//! each is answered with a [`ControllerAnswer`]. Routers, replicas and operators read a [`ClusterMap`], or
+//! the [`ShardMap`] of an epoch. Kinds of changes, replies and errors are only ever added at the end: their
+//! order is on disks.
 
 use crate::{Epoch, GroupId, NodeId, ShardId};
 use bincode::{Decode, Encode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// What a node's disk is: drawn at random when the disk was new, so that a node whose disk was lost is told from the
-/// node that it was.
+/// What a node's disk is: drawn at random when the disk was new, so that a node whose disk was lost is told
+/// from the node that it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct Incarnation(pub u128);
 
@@ -53,8 +55,8 @@ pub struct Birth {
 pub enum NewGroups {
     /// So many, with the next free ids.
     Count(u32),
-    /// These: each above every id that was ever used, for a node that was away may still hold replicas of an old
-    /// group; or a group that is leaving and shall stay after all.
+    /// These: each above every id that was ever used, for a node that was away may still hold replicas of an
+    /// old group; or a group that is leaving and shall stay after all.
     Ids(BTreeSet<GroupId>),
 }
 
@@ -78,8 +80,8 @@ pub struct MembersReport {
 /// A change asked of the controller, as it stands in its log.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ControllerCommand {
-    /// Refused with [`ControllerError::EpochMismatch`] where the map is at another epoch: two operators at once, or a
-    /// retry of what took effect. `None` for whoever takes the map as it comes.
+    /// Refused with [`ControllerError::EpochMismatch`] where the map is at another epoch: two operators at
+    /// once, or a retry of what took effect. `None` for whoever takes the map as it comes.
     pub expect: Option<Epoch>,
     /// What is to change.
     pub change: ControllerChange,
@@ -90,8 +92,8 @@ pub struct ControllerCommand {
 pub enum ControllerChange {
     /// Begins the cluster. The same again changes nothing, another is refused.
     Birth(Birth),
-    /// A node is new, has come back, or has new addresses. Under another incarnation it has lost its disk: whatever
-    /// it held is void, and it is placed anew.
+    /// A node is new, has come back, or has new addresses. Under another incarnation it has lost its disk:
+    /// whatever it held is void, and it is placed anew.
     NodeJoin {
         /// The node.
         node: NodeId,
@@ -155,8 +157,8 @@ pub enum ControllerChange {
         /// The new weight; from 1.
         weight: u32,
     },
-    /// Moves one shard. It stays where it was put until shards are next balanced: by a group that is added, removed
-    /// or weighed anew, or by [`ShardRebalance`](Self::ShardRebalance).
+    /// Moves one shard. It stays where it was put until shards are next balanced: by a group that is added,
+    /// removed or weighed anew, or by [`ShardRebalance`](Self::ShardRebalance).
     ShardMove {
         /// The shard.
         shard: ShardId,
@@ -165,7 +167,8 @@ pub enum ControllerChange {
     },
     /// Balances shards over groups and replicas over nodes.
     ShardRebalance,
-    /// Leaves a shard where it is. A move that has started is called off; if that comes too late, it is undone.
+    /// Leaves a shard where it is. A move that has started is called off; if that comes too late, it is
+    /// undone.
     MoveCancel {
         /// The shard.
         shard: ShardId,
@@ -543,7 +546,8 @@ mod tests {
             let owner = GroupId(owner);
             ShardRun { first: ShardId(first), count, owner, target: owner }
         };
-        let map = ShardMap { epoch: Epoch(1), shards: 6, runs: vec![run(0, 1, 3), run(1, 3, 1), run(4, 2, 2)] };
+        let map =
+            ShardMap { epoch: Epoch(1), shards: 6, runs: vec![run(0, 1, 3), run(1, 3, 1), run(4, 2, 2)] };
         let owners = (0..8).map(|shard| map.owner_of(ShardId(shard)).map(|group| group.0));
         let want = [Some(3), Some(1), Some(1), Some(1), Some(2), Some(2), None, None];
         assert_eq!(owners.collect::<Vec<_>>(), want);

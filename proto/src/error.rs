@@ -1,6 +1,6 @@
 //! Errors as they cross the wire: what went wrong, whether to try again, whether it may have happened.
 
-use crate::{GroupId, NodeId, Version};
+use crate::{Epoch, GroupId, NodeId, ShardId, Version};
 use bincode::{Decode, Encode};
 
 /// What went wrong, by what the caller does next.
@@ -63,6 +63,16 @@ pub enum Code {
     /// out.
     #[error("idempotency_key_reused")]
     IdempotencyKeyReused,
+    /// The group does not serve the shard: it never did, or not yet, or not any more.
+    #[error("wrong_group")]
+    WrongGroup {
+        /// The shard.
+        shard: ShardId,
+        /// Where it goes or went, as far as the group knows.
+        to: Option<GroupId>,
+        /// The latest move of the shard that the group knows of: one that knows of a later one knows better.
+        epoch: Epoch,
+    },
 }
 
 /// Whether a request that failed may have taken effect all the same.
@@ -106,7 +116,8 @@ impl Error {
             | Code::Overloaded
             | Code::TooStale
             | Code::Unavailable
-            | Code::Internal => true,
+            | Code::Internal
+            | Code::WrongGroup { .. } => true,
             Code::BadRequest
             | Code::NotFound
             | Code::VersionMismatch { .. }

@@ -17,6 +17,7 @@ mod codec;
 mod controller;
 mod error;
 mod ids;
+mod lifecycle;
 mod limits;
 mod operation;
 mod shard;
@@ -24,12 +25,15 @@ mod shard;
 pub use batch::{BatchReply, BatchRequest, Consistency, Item};
 pub use codec::{DecodeError, VERSION, decode, decode_part, encode};
 pub use controller::{
-    Birth, ClusterMap, ClusterSettings, ControllerAnswer, ControllerChange, ControllerCommand, ControllerError,
-    ControllerReply, GroupState, GroupView, Incarnation, MembersReport, MoveState, MoveView, NewGroups, NodeSpec,
-    NodeState, NodeView, PlannedMove, SetbackView, ShardMap, ShardRun,
+    Birth, ClusterMap, ClusterSettings, ControllerAnswer, ControllerChange, ControllerCommand,
+    ControllerError, ControllerReply, GroupState, GroupView, Incarnation, MembersReport, MoveState, MoveView,
+    NewGroups, NodeSpec, NodeState, NodeView, PlannedMove, SetbackView, ShardMap, ShardRun,
 };
 pub use error::{Code, Error, Outcome};
 pub use ids::{ClientId, Epoch, GroupId, NodeId, Revision, Sequence, ShardId, Version};
+pub use lifecycle::{
+    CopyToken, LifecycleAnswer, LifecycleError, MoveCommand, MoveStep, PieceEnd, ShardState,
+};
 pub use limits::Limits;
-pub use operation::{Answer, Command, Expect, Operation, Record, Reply, Stamp};
-pub use shard::{SHARDS_DEFAULT, hashed_part, shard_of, shard_of_prefix};
+pub use operation::{Answer, Command, Expect, Operation, Record, Reply, Stamp, Write};
+pub use shard::{SHARDS_DEFAULT, ShardSet, hashed_part, shard_of, shard_of_prefix};

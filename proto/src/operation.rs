@@ -1,6 +1,6 @@
 //! What can be asked of a key, and what can be answered.
 
-use crate::{ClientId, Error, Revision, Sequence, ShardId, Version};
+use crate::{ClientId, Epoch, Error, MoveCommand, Revision, Sequence, ShardId, ShardSet, Version};
 use bincode::{BorrowDecode, Encode};
 
 /// What must hold of a key for a write to take effect.
@@ -112,9 +112,26 @@ pub struct Stamp {
     pub lowest_open: Sequence,
 }
 
-/// A write as it stands in a group's log.
+/// What stands in a group's log.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
-pub struct Command<'a> {
+pub enum Command<'a> {
+    /// A write; answered with an [`Answer`].
+    Write(Write<'a>),
+    /// Shards are born in this group: those that were never here are served from now on, all others are left as
+    /// they are. Answered with a [`LifecycleAnswer`](crate::LifecycleAnswer).
+    Own {
+        /// Which.
+        shards: ShardSet,
+        /// The cluster's birth.
+        epoch: Epoch,
+    },
+    /// A step of a shard's move; answered with a [`LifecycleAnswer`](crate::LifecycleAnswer).
+    Move(MoveCommand<'a>),
+}
+
+/// A write to one key.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct Write<'a> {
     /// The shard of the operation's key.
     pub shard: ShardId,
     /// `None` only where a caller takes at-least-once upon itself.
@@ -164,6 +181,16 @@ pub enum Reply<'a> {
     },
     /// `Scan`: records in byte order of their keys.
     Page {
+        /// The records.
+        records: Vec<Record<'a>>,
+        /// Whether more keys of the range follow the last record.
+        more: bool,
+    },
+    /// `Scan` over all shards, of one group: its share of a page. A page is whole where each shard of the cluster is in
+    /// just one of the shares that it is merged of: while shards move, one may be in none or in two.
+    Share {
+        /// The shards that the group serves, whose keys `records` are.
+        shards: ShardSet,
         /// The records.
         records: Vec<Record<'a>>,
         /// Whether more keys of the range follow the last record.

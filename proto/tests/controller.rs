@@ -1,14 +1,21 @@
 //! The bytes of the controller's messages: they are on disks and on the wire.
 
 use proto::{
-    Birth, ClusterMap, ClusterSettings, ControllerAnswer, ControllerChange, ControllerCommand, ControllerError,
-    ControllerReply, Epoch, GroupId, GroupState, GroupView, Incarnation, MembersReport, MoveState, MoveView, NewGroups,
-    NodeId, NodeSpec, NodeState, NodeView, PlannedMove, SetbackView, ShardId, ShardMap, ShardRun, decode, encode,
+    Birth, ClusterMap, ClusterSettings, ControllerAnswer, ControllerChange, ControllerCommand,
+    ControllerError, ControllerReply, Epoch, GroupId, GroupState, GroupView, Incarnation, MembersReport,
+    MoveState, MoveView, NewGroups, NodeId, NodeSpec, NodeState, NodeView, PlannedMove, SetbackView, ShardId,
+    ShardMap, ShardRun, decode, encode,
 };
 use std::collections::BTreeMap;
 
 fn spec() -> NodeSpec {
-    NodeSpec { peer: "p".into(), http: "h".into(), zone: "z".into(), weight: 2, incarnation: Incarnation(0x0102) }
+    NodeSpec {
+        peer: "p".into(),
+        http: "h".into(),
+        zone: "z".into(),
+        weight: 2,
+        incarnation: Incarnation(0x0102),
+    }
 }
 
 /// `spec()` in bytes.
@@ -38,7 +45,10 @@ fn golden_changes() {
     };
     let nodes = [(NODE, spec())].into();
     let golden: [(Change, Vec<u8>); 23] = [
-        (Change::Birth(Birth { shards: 4, groups: 3, replicas: 2, nodes }), [b"\x00\x04\x03\x02\x01\x07", SPEC].concat()),
+        (
+            Change::Birth(Birth { shards: 4, groups: 3, replicas: 2, nodes }),
+            [b"\x00\x04\x03\x02\x01\x07", SPEC].concat(),
+        ),
         (Change::NodeJoin { node: NODE, spec: spec() }, [b"\x01\x07", SPEC].concat()),
         (Change::NodeDrain { node: NODE }, b"\x02\x07".into()),
         (Change::NodeUndrain { node: NODE }, b"\x03\x07".into()),
@@ -46,7 +56,10 @@ fn golden_changes() {
         (Change::NodeDead { node: NODE, incarnation, judged }, b"\x05\x07\x03\x05".into()),
         (Change::NodeAlive { node: NODE, incarnation, judged }, b"\x06\x07\x03\x05".into()),
         (Change::GroupAdd { groups: NewGroups::Count(2), weight: 1 }, b"\x07\x00\x02\x01".into()),
-        (Change::GroupAdd { groups: NewGroups::Ids([GROUP].into()), weight: 1 }, b"\x07\x01\x01\x08\x01".into()),
+        (
+            Change::GroupAdd { groups: NewGroups::Ids([GROUP].into()), weight: 1 },
+            b"\x07\x01\x01\x08\x01".into(),
+        ),
         (Change::GroupRemove { group: GROUP }, b"\x08\x08".into()),
         (Change::GroupGone { group: GROUP }, b"\x09\x08".into()),
         (Change::GroupWeight { group: GROUP, weight: 300 }, b"\x0a\x08\xfb\x2c\x01".into()),
@@ -130,8 +143,13 @@ fn golden_map() {
         leader: Some(NODE),
         preferred: None,
     };
-    let moved =
-        MoveView { shard: SHARD, from: GroupId(1), to: GroupId(2), id: Epoch(3), state: MoveState::Cancelling };
+    let moved = MoveView {
+        shard: SHARD,
+        from: GroupId(1),
+        to: GroupId(2),
+        id: Epoch(3),
+        state: MoveState::Cancelling,
+    };
     let map = ClusterMap {
         shard_map: ShardMap { epoch: Epoch(6), shards: 4, runs: vec![run] },
         settings,
@@ -146,11 +164,11 @@ fn golden_map() {
         b"\x01\x01\x02\x04\x03\x05",     // settings
         b"\x01\x07",
         SPEC,
-        b"\x02",                                                         // nodes: state last
+        b"\x02",                                                             // nodes: state last
         b"\x01\x08\x01\x01\x01\x01\x02\x01\x03\x04\x01\x05\x06\x01\x07\x08", // groups
-        b"\x01\x07\x00",                                                 // their leader and preferred leader
-        b"\x01\x09\x01\x02\x03\x01",                                     // moves
-        b"\x01\x09\x02\x01w",                                            // setbacks
+        b"\x01\x07\x00",             // their leader and preferred leader
+        b"\x01\x09\x01\x02\x03\x01", // moves
+        b"\x01\x09\x02\x01w",        // setbacks
     ];
     assert_eq!(encode(&map), want.concat());
     assert_eq!(decode::<ClusterMap>(&want.concat()), Ok(map));

@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 use proto::{
-    Answer, BatchReply, BatchRequest, ClientId, Code, Command, Consistency, DecodeError, Error, Expect,
-    GroupId, Item, NodeId, Operation, Record, Reply, Revision, Sequence, ShardId, Stamp, Version, decode,
-    encode,
+    Answer, BatchReply, BatchRequest, ClientId, Code, Command, Consistency, DecodeError, Epoch, Error,
+    Expect, GroupId, Item, NodeId, Operation, Record, Reply, Revision, Sequence, ShardId, ShardSet, Stamp,
+    Version, Write, decode, encode,
 };
 
 fn stamp() -> Stamp {
@@ -15,8 +15,8 @@ fn stamp() -> Stamp {
 #[test]
 fn golden_command() {
     let operation = Operation::Put { key: b"k", value: b"vv", expect: Expect::Version(Version(300)) };
-    let command = Command { shard: ShardId(9), stamp: Some(stamp()), operation };
-    let want: &[u8] = &[1, 9, 1, 251, 2, 1, 7, 5, 1, 1, b'k', 2, b'v', b'v', 3, 251, 44, 1];
+    let command = Command::Write(Write { shard: ShardId(9), stamp: Some(stamp()), operation });
+    let want: &[u8] = &[1, 0, 9, 1, 251, 2, 1, 7, 5, 1, 1, b'k', 2, b'v', b'v', 3, 251, 44, 1];
     assert_eq!(encode(&command), want);
     assert_eq!(decode::<Command<'_>>(want), Ok(command));
 }
@@ -31,7 +31,14 @@ fn golden_answers() {
     assert_eq!(encode(&refused), [1, 1, 8, 1, 1, 2, 1, 2, b'n', b'o']);
     let reused: Answer<'_> = Err(Error::new(Code::IdempotencyKeyReused, "no"));
     assert_eq!(encode(&reused), [1, 1, 15, 0, 2, b'n', b'o']);
-    for answer in [written, refused, reused] {
+    let code = Code::WrongGroup { shard: ShardId(7), to: Some(GroupId(2)), epoch: Epoch(9) };
+    let moved: Answer<'_> = Err(Error::new(code, "no"));
+    assert_eq!(encode(&moved), [1, 1, 16, 7, 1, 2, 9, 0, 2, b'n', b'o']);
+    let record = Record { key: b"k", value: b"v", version: Version(1), revision: Revision(2) };
+    let shards = ShardSet::from_iter([ShardId(1)]);
+    let share: Answer<'_> = Ok(Reply::Share { shards, records: vec![record], more: true });
+    assert_eq!(encode(&share), [1, 0, 4, 1, 2, 1, 1, b'k', 1, b'v', 1, 2, 1]);
+    for answer in [written, refused, reused, moved, share] {
         assert_eq!(decode::<Answer<'_>>(&encode(&answer)), Ok(answer.clone()));
     }
 }

@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Who may depend on whom among our own crates. The binary and the tests may see everything below them.
-const ALLOWED: [(&str, &[&str]); 7] = [
+const ALLOWED: [(&str, &[&str]); 8] = [
     ("proto", &[]),
     ("raftstore", &["proto"]),
     ("flotilla-client", &["proto"]),
-    ("kvserver", &["raftstore", "proto"]),
-    ("flotilla", &["proto", "raftstore", "flotilla-client", "kvserver"]),
+    ("shardctrler", &["raftstore", "proto"]),
+    ("kvserver", &["raftstore", "shardctrler", "proto"]),
+    ("flotilla", &["proto", "raftstore", "shardctrler", "flotilla-client", "kvserver"]),
     ("bench", &["flotilla-client"]),
-    ("tests", &["proto", "raftstore", "flotilla-client", "kvserver", "flotilla"]),
+    ("tests", &["proto", "raftstore", "shardctrler", "flotilla-client", "kvserver", "flotilla"]),
 ];
 
 /// What only one crate may know, so that it can be replaced there.
@@ -85,4 +86,23 @@ fn the_guide_shows_the_same() {
         let allowed = allowed.iter().map(|name| name.trim_start_matches("flotilla-"));
         assert_eq!(shown, allowed.collect(), "the guide's row of {package}");
     }
+}
+
+/// Every decision stands in the index, under its own title and date, and nothing else does.
+#[test]
+fn decisions_are_listed() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/decisions");
+    let read =
+        |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).expect("a page that can be read");
+    let index = read("README.md");
+    let entries = std::fs::read_dir(folder).expect("the folder of decisions");
+    let names = entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned());
+    let pages: Vec<String> = names.filter(|name| name != "README.md").collect();
+    for page in &pages {
+        let text = read(page);
+        let title = text.lines().next().and_then(|line| line.strip_prefix("# ")).expect("a title first");
+        let row = format!("| {} | [{title}]({page}) | ", &page[..10]);
+        assert!(index.contains(&row), "the index lacks {row}");
+    }
+    assert_eq!(index.lines().filter(|line| line.starts_with("| 20")).count(), pages.len());
 }
