@@ -54,12 +54,22 @@ impl Core {
         consistency: Consistency,
         time: Duration,
     ) -> Result<Answered, Error> {
-        self.shared.check(&operation)?;
         let deadline = Instant::now() + time;
+        self.check(&operation, deadline).await?;
         let mut call = Call::new(self, operation, consistency, deadline);
         match tokio::time::timeout_at(deadline, call.run()).await {
             Ok(result) => result,
             Err(_) => Err(call.give_up()),
+        }
+    }
+
+    /// Refuses what is too large for the cluster. Limits may have been raised since they were heard of: what seems
+    /// too large is measured once more by fresh ones, where somebody tells them in time.
+    async fn check(&self, operation: &Operation, deadline: Instant) -> Result<(), Error> {
+        let Err(refused) = self.shared.check(operation) else { return Ok(()) };
+        match tokio::time::timeout_at(deadline, self.directory.freshen()).await {
+            Ok(Ok(())) => self.shared.check(operation),
+            Ok(Err(_)) | Err(_) => Err(refused),
         }
     }
 

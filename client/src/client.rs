@@ -13,7 +13,7 @@ use crate::transport::Transport;
 use crate::{Config, DEADLINE_MAX, Error};
 use futures_util::future::join_all;
 use proto::{Consistency, Expect, Version};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// A connection to a cluster; see the [crate's chapter](crate).
@@ -80,7 +80,7 @@ impl Builder {
         };
         let (consistency, deadline) = (config.consistency, config.deadline);
         let random = Random::new(config.seed);
-        let shared = Arc::new(Shared { config, transport, random });
+        let shared = Arc::new(Shared { config, limits: Mutex::default(), transport, random });
         let directory = Directory::connect(shared.clone()).await?;
         Ok(Client { core: Arc::new(Core::new(shared, directory)), consistency, deadline })
     }

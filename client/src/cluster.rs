@@ -1,6 +1,6 @@
 //! The cluster as a node describes it (`GET /v1/cluster`): pure data, checked once on arrival.
 
-use proto::{GroupId, NodeId, ShardId, shard_of};
+use proto::{GroupId, Limits, NodeId, ShardId, shard_of};
 use serde::Deserialize;
 
 /// More shards than this are refused: the client keeps a little for each.
@@ -16,6 +16,8 @@ pub struct Cluster {
     pub name: String,
     /// The number of shards, fixed when the cluster was born.
     pub shards: u32,
+    /// What it accepts, by the word of the node that described it. Larger keys, values and batches are not sent.
+    pub limits: Limits,
     /// Its nodes, by id.
     pub nodes: Vec<Node>,
     /// Its data groups, by id.
@@ -50,9 +52,27 @@ pub struct Group {
 struct WireCluster {
     cluster: String,
     shards: u32,
+    /// A node that does not say has the defaults.
+    #[serde(default)]
+    limits: WireLimits,
     nodes: Vec<WireNode>,
     groups: Vec<WireGroup>,
     shard_groups: Vec<(u32, u32, u64)>,
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct WireLimits {
+    key_bytes_max: usize,
+    value_bytes_max: usize,
+    batch_bytes_max: usize,
+}
+
+impl Default for WireLimits {
+    fn default() -> Self {
+        let Limits { key_bytes_max, value_bytes_max, batch_bytes_max } = Limits::default();
+        Self { key_bytes_max, value_bytes_max, batch_bytes_max }
+    }
 }
 
 #[derive(Deserialize)]
@@ -87,7 +107,9 @@ impl Cluster {
         let mut groups: Vec<Group> = wire.groups.into_iter().map(Group::from).collect();
         groups.sort_by_key(|group| group.id);
         let shard_groups = spread(wire.shards, &wire.shard_groups)?;
-        Ok(Self { name: wire.cluster, shards: wire.shards, nodes, groups, shard_groups })
+        let WireLimits { key_bytes_max, value_bytes_max, batch_bytes_max } = wire.limits;
+        let limits = Limits { key_bytes_max, value_bytes_max, batch_bytes_max };
+        Ok(Self { name: wire.cluster, shards: wire.shards, limits, nodes, groups, shard_groups })
     }
 
     /// The shard that `key` belongs to.
@@ -168,6 +190,15 @@ mod tests {
         assert_eq!(cluster.shard_groups, [1, 1, 2, 2].map(GroupId));
         assert_eq!(cluster.group(GroupId(2)).and_then(|group| group.leader), Some(NodeId(2)));
         assert_eq!(cluster.group(GroupId(9)), None);
+    }
+
+    /// Limits are those that the node says, each the default where it does not.
+    #[test]
+    fn limits_are_the_nodes() {
+        let limits = |json: &str| Cluster::parse(json.as_bytes()).expect("a good description").limits;
+        assert_eq!(limits(GOOD), Limits::default());
+        let said = GOOD.replacen("\"shards\"", "\"limits\":{\"value_bytes_max\":7},\"shards\"", 1);
+        assert_eq!(limits(&said), Limits { value_bytes_max: 7, ..Limits::default() });
     }
 
     /// Gaps, overlaps, ranges and counts out of bounds are refused with the reason.

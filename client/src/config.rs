@@ -2,7 +2,7 @@
 //! file and no environment; whoever builds a client hands the values in.
 
 use crate::Error;
-use proto::{Consistency, Limits};
+use proto::Consistency;
 use std::time::Duration;
 
 /// No call may wait longer than this. Under pressure a server forgets a session after ten idle minutes, and a
@@ -33,16 +33,13 @@ pub struct Config {
     pub map_age_max: Duration,
     /// Calls on their way at once, over all nodes; further callers wait their turn. Default 4096.
     pub in_flight_max: usize,
-    /// Bytes of keys and values on their way at once; further callers wait their turn. Default 64 MiB, at least
-    /// `limits.batch_bytes_max`.
+    /// Bytes of keys and values on their way at once; further callers wait their turn, and a single call of more
+    /// goes alone. Default 64 MiB.
     pub in_flight_bytes_max: usize,
     /// Batches on their way at once to each node. Default 2: one is being answered while the next travels.
     pub batches_per_node: usize,
     /// Operations in one batch. Default 1024.
     pub batch_items_max: usize,
-    /// What the cluster accepts; larger keys, values and batches are refused here already. Default: the
-    /// cluster's own default.
-    pub limits: Limits,
     /// How fresh reads are. Default [`Consistency::Linearizable`].
     pub consistency: Consistency,
     /// Makes client ids, request ids and jitter repeatable. For simulations only: two clients of one seed would
@@ -64,7 +61,6 @@ impl Default for Config {
             in_flight_bytes_max: 64 << 20,
             batches_per_node: 2,
             batch_items_max: 1024,
-            limits: Limits::default(),
             consistency: Consistency::Linearizable,
             seed: None,
         }
@@ -100,12 +96,11 @@ impl Config {
             ("in_flight_max", (1..=1 << 20).contains(&self.in_flight_max), "must be 1 to 1048576"),
             (
                 "in_flight_bytes_max",
-                (self.limits.batch_bytes_max..=1 << 31).contains(&self.in_flight_bytes_max),
-                "must be limits.batch_bytes_max to 2 GiB",
+                (1 << 10..=1 << 31).contains(&self.in_flight_bytes_max),
+                "must be 1 KiB to 2 GiB",
             ),
             ("batches_per_node", (1..=64).contains(&self.batches_per_node), "must be 1 to 64"),
             ("batch_items_max", (1..=1 << 16).contains(&self.batch_items_max), "must be 1 to 65536"),
-            ("limits", self.limits.batch_bytes_max > self.limits.key_bytes_max, "a batch must hold a key"),
         ];
         match checks.into_iter().find(|(_, holds, _)| !holds) {
             None => Ok(()),

@@ -87,7 +87,7 @@ struct Leader {
 }
 
 impl Directory {
-    /// Asks the seeds in turn until one describes the cluster.
+    /// Asks the seeds in turn until one describes the cluster. Where none does, the error has each one's last word.
     pub(crate) async fn connect(shared: Arc<Shared>) -> Result<Self, Error> {
         let wrong = |reason| Error::Config { field: "seeds", reason };
         let mut seeds: Vec<Arc<Lane>> = Vec::new();
@@ -98,14 +98,14 @@ impl Directory {
             }
         }
         let deadline = Instant::now() + shared.config.deadline;
-        let (mut attempts, mut last) = (0, "deadline passed".to_owned());
+        let (mut attempts, mut last) = (0, vec!["deadline passed".to_owned(); seeds.len()]);
         let search = async {
             loop {
-                for lane in &seeds {
+                for (lane, last) in seeds.iter().zip(&mut last) {
                     attempts += 1;
                     match fetch(lane, &shared).await {
                         Ok(cluster) => return cluster,
-                        Err(error) => last = error,
+                        Err(error) => *last = error,
                     }
                 }
                 let Shared { config, random, .. } = &*shared;
@@ -114,7 +114,7 @@ impl Directory {
         };
         match tokio::time::timeout_at(deadline, search).await {
             Ok(cluster) => Ok(Self::new(shared, seeds, cluster)),
-            Err(_) => Err(Error::Unavailable { attempts, last }),
+            Err(_) => Err(Error::Unavailable { attempts, last: by_reason(&seeds, &last) }),
         }
     }
 
@@ -199,6 +199,15 @@ impl Directory {
         result
     }
 
+    /// As [`refresh`](Self::refresh), unless the view is fresh already: many callers at once cost one fetch.
+    pub(crate) async fn freshen(&self) -> Result<(), Error> {
+        let guard = self.fetching.lock().await;
+        let is_old = lock(&self.view).fetched_at.elapsed() >= REFRESH_PAUSE;
+        let result = if is_old { self.fetch_from_any().await.map(drop) } else { Ok(()) };
+        drop(guard);
+        result
+    }
+
     /// Starts fetching the view unless that is under way.
     fn refresh_beside(self: &Arc<Self>) {
         let Ok(guard) = self.fetching.clone().try_lock_owned() else { return };
@@ -267,6 +276,7 @@ impl View {
             }
         }
         self.leaders.retain(|&id, _| cluster.group(id).is_some());
+        *lock(&shared.limits) = cluster.limits;
         self.cluster = cluster;
         self.fetched_at = Instant::now();
         self.doubted = false;
@@ -328,6 +338,16 @@ impl View {
         let wanted = leaderless || self.doubted || self.fetched_at.elapsed() >= age_max;
         wanted && self.asked_at.elapsed() >= REFRESH_PAUSE
     }
+}
+
+/// `lanes` with the reason why each failed, those of one reason together: `a:1, b:1: refused; c:1: timed out`.
+fn by_reason(lanes: &[Arc<Lane>], reasons: &[String]) -> String {
+    let mut addresses: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (lane, reason) in lanes.iter().zip(reasons) {
+        addresses.entry(reason).or_default().push(lane.address());
+    }
+    let parts = addresses.iter().map(|(reason, addresses)| format!("{}: {reason}", addresses.join(", ")));
+    parts.collect::<Vec<_>>().join("; ")
 }
 
 async fn fetch(lane: &Lane, shared: &Shared) -> Result<Cluster, String> {

@@ -74,15 +74,19 @@ async fn read_body(mut response: reqwest::Response) -> Result<Bytes, TransportEr
 /// Only a failure to connect, or a request that could not even be built, is certain not to have been sent.
 fn failure(error: reqwest::Error) -> TransportError {
     let error = error.without_url();
-    let mut message = error.to_string();
+    let mut causes = vec![error.to_string()];
     let mut source = error.source();
     while let Some(cause) = source {
-        message = format!("{message}: {cause}");
+        causes.push(cause.to_string());
         source = cause.source();
     }
-    if error.is_connect() || error.is_builder() {
-        TransportError::NotSent(message)
+    if error.is_connect() {
+        // What lies between says in other words that there was no connection.
+        let innermost = causes.pop().unwrap_or_default();
+        TransportError::NotSent(format!("cannot connect: {innermost}"))
+    } else if error.is_builder() {
+        TransportError::NotSent(causes.join(": "))
     } else {
-        TransportError::NoAnswer(message)
+        TransportError::NoAnswer(causes.join(": "))
     }
 }

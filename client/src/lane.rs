@@ -15,7 +15,7 @@ use crate::sync::lock;
 use crate::transport::{Request, Response, Transport, TransportError};
 use crate::{Config, Error};
 use bytes::Bytes;
-use proto::{Answer, BatchReply, BatchRequest, Code, Consistency, Item, Stamp};
+use proto::{Answer, BatchReply, BatchRequest, Code, Consistency, Item, Limits, Stamp};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
@@ -37,6 +37,8 @@ const SUSPECT_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    /// What the cluster was last heard to accept.
+    pub(crate) limits: Mutex<Limits>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) random: Random,
 }
@@ -201,8 +203,9 @@ impl Lane {
     /// server remembers a write only for a time, and deadlines are what keeps retries well within it.
     fn next_batch(&self) -> Option<Vec<Waiting>> {
         let now = Instant::now();
+        let bytes_max = self.shared.limits().batch_bytes_max;
         let mut state = lock(&self.state);
-        let mut batch = Batch::new(self.shared.config.limits.batch_bytes_max, state.items_max);
+        let mut batch = Batch::new(bytes_max, state.items_max);
         while let Some(waiting) = state.waiting.pop_front_if(|waiting| batch.fits(&waiting.attempt)) {
             if now < waiting.attempt.deadline && waiting.attempt.take() {
                 batch.add(waiting);
@@ -361,9 +364,13 @@ impl Shared {
         self.config.attempt_timeout + ANSWER_GRACE
     }
 
-    /// Refuses what no node would take.
+    pub(crate) fn limits(&self) -> Limits {
+        *lock(&self.limits)
+    }
+
+    /// Refuses what the cluster would not take, as far as is known.
     pub(crate) fn check(&self, operation: &Operation) -> Result<(), Error> {
-        let limits = &self.config.limits;
+        let limits = self.limits();
         let (key, value) = (operation.key_bytes(), operation.value_bytes());
         if key > limits.key_bytes_max {
             let message = format!("key is longer than {} bytes: {key}", limits.key_bytes_max);

@@ -95,8 +95,8 @@ impl Scan {
         if page_records == 0 {
             return Err(Error::rejected(Code::BadRequest, "page_records must be at least 1: 0"));
         }
-        let bytes_max =
-            page_bytes.min(u32::try_from(self.core.shared.config.limits.batch_bytes_max).unwrap_or(u32::MAX));
+        let batch_bytes_max = self.core.shared.limits().batch_bytes_max;
+        let bytes_max = page_bytes.min(u32::try_from(batch_bytes_max).unwrap_or(u32::MAX));
         let operation = Operation(Kind::Scan { prefix, start, after, limit: page_records, bytes_max });
         match self.core.call(operation, self.consistency, self.deadline).await? {
             Answered::Page { records, more } if self.is_in_order(&records) => Ok((records, more)),

@@ -5,6 +5,10 @@ use std::time::Duration;
 /// Where a cluster of `flotilla dev` listens.
 pub(crate) const NODES_DEFAULT: &str = "127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103";
 
+/// What to do where none of the nodes that were asked answered.
+pub(crate) const NOBODY_ADVICE: &str =
+    "is `flotilla dev` running? --nodes or FLOTILLA_NODES names other nodes";
+
 /// The help of `--nodes`.
 pub(crate) fn nodes_help() -> String {
     format!(

@@ -97,8 +97,8 @@ impl Config {
         ensure(name_fits, "cluster", || {
             format!("must be 1 to 64 letters, digits, '-', '_' or '.', not \"{}\"", self.cluster)
         })?;
-        ensure(self.node > 0, "node", || "must be at least 1".into())?;
-        ensure(!self.data.as_os_str().is_empty(), "data", || "must name a directory".into())?;
+        ensure(self.node > 0, "node", || "must be at least 1, not 0".into())?;
+        ensure(!self.data.as_os_str().is_empty(), "data", || "must name a directory, not \"\"".into())?;
         ensure((1..=GROUPS_MAX).contains(&self.groups), "groups", || {
             format!("must be 1 to {GROUPS_MAX}, not {}", self.groups)
         })?;

@@ -14,7 +14,6 @@ use crate::terminal::say;
 use kvserver::Node;
 use proto::NodeId;
 use raftstore::Address;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -71,19 +70,13 @@ impl DevArgs {
         format!("127.0.0.1:{}", self.port + PEER_PORTS_ABOVE + node)
     }
 
-    /// Refuses a port that is taken before anything is made: a kept directory must not remember a cluster that
-    /// could not be born.
+    /// Refuses a port that is taken before anything is made.
     pub(crate) fn check_ports(&self) -> Result<(), Error> {
-        let mut listeners = Vec::new();
-        for node in 1..=self.nodes {
-            for address in [self.http(node), self.peer(node)] {
-                let listener = TcpListener::bind(&address).map_err(|error| {
-                    Error::Failed(format!("n{node} cannot listen on {address}: {error}; {TAKEN_PORT_ADVICE}"))
-                })?;
-                listeners.push(listener);
-            }
-        }
-        Ok(())
+        let of_node = |node| [(node, self.http(node)), (node, self.peer(node))];
+        let addresses: Vec<(u16, String)> = (1..=self.nodes).flat_map(of_node).collect();
+        let addresses: Vec<(NodeId, &str)> =
+            addresses.iter().map(|(node, address)| (NodeId((*node).into()), address.as_str())).collect();
+        running::check_addresses(&addresses, TAKEN_PORT_ADVICE)
     }
 
     /// Node `node`'s configuration, with its data below `data`.

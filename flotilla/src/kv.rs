@@ -10,12 +10,12 @@ mod import;
 mod progress;
 mod single;
 
-use crate::arguments::{NODES_DEFAULT, nodes_help, parse_time};
+use crate::arguments::{NOBODY_ADVICE, NODES_DEFAULT, nodes_help, parse_time};
 use crate::output::OutputFormat;
 use clap::{Args, Subcommand};
 use client::Client;
 pub(crate) use failure::Failure;
-use format::Format;
+use format::{Format, guess};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -110,9 +110,9 @@ enum Command {
     Import {
         /// The file; - for standard input
         file: PathBuf,
-        /// What a line means
-        #[arg(long, value_enum, default_value_t)]
-        format: Format,
+        /// What a line means [default: tsv for a file that ends in .tsv, otherwise jsonl]
+        #[arg(long, value_enum)]
+        format: Option<Format>,
         /// Lines on their way at once
         #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=4096))]
         concurrency: u16,
@@ -125,9 +125,9 @@ enum Command {
         /// Only keys that start so
         #[arg(long, default_value = "")]
         prefix: OsString,
-        /// What a line means
-        #[arg(long, value_enum, default_value_t)]
-        format: Format,
+        /// What a line means [default: tsv for a file that ends in .tsv, otherwise jsonl]
+        #[arg(long, value_enum)]
+        format: Option<Format>,
     },
 }
 
@@ -143,7 +143,13 @@ async fn carry_out(args: KvArgs) -> Result<(), Failure> {
     let KvArgs { nodes, output, timeout, command } = args;
     let nodes = nodes.unwrap_or_else(|| NODES_DEFAULT.to_owned());
     let seeds = nodes.split(',').map(str::trim).filter(|node| !node.is_empty());
-    let client = Client::builder().seeds(seeds).deadline(timeout).connect().await?;
+    let connected = Client::builder().seeds(seeds).deadline(timeout).connect().await;
+    let client = connected.map_err(|error| match error {
+        client::Error::Unavailable { last, .. } => {
+            Failure::Failed(format!("no node answered: {last}; {NOBODY_ADVICE}"))
+        }
+        error => error.into(),
+    })?;
     match command {
         Command::Get { key } => single::get(&client, output, &bytes(key)).await,
         Command::Put { key, value } => single::put(&client, output, &bytes(key), value).await,
@@ -160,6 +166,7 @@ async fn carry_out(args: KvArgs) -> Result<(), Failure> {
             import::run(&client, output, &file, format, concurrency.into()).await
         }
         Command::Export { file, prefix, format } => {
+            let format = format.unwrap_or_else(|| guess(&file).0);
             export::run(&client, output, &file, &bytes(prefix), format).await
         }
     }

@@ -5,9 +5,16 @@ use crate::error::Error;
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
-/// For nodes: what we say ourselves, and what libraries say when something is wrong.
+/// For a node: what we say ourselves, and what libraries say when something is wrong. Where openraft answers a call
+/// with an error, the caller says what matters of it; openraft itself says it also of every call that a clean stop
+/// cuts off.
 pub(crate) const NODE_FILTER: &str =
-    "warn,flotilla=info,kvserver=info,raftstore=info,openraft=error,sled=warn,hyper=warn";
+    "warn,flotilla=info,kvserver=info,raftstore=info,openraft=error,openraft::raft=off,sled=warn,hyper=warn";
+
+/// For all nodes in one process, which start one after the other and stop together: as [`NODE_FILTER`], without their
+/// word on peers that are not there yet or not any more.
+pub(crate) const DEV_FILTER: &str = "warn,flotilla=info,kvserver=info,raftstore=info,raftstore::host=warn,\
+    raftstore::transport::lane=error,openraft=error,openraft::raft=off,sled=warn,hyper=warn";
 
 /// For commands that ask a cluster: only what is wrong, since their answer stands on stdout.
 pub(crate) const COMMAND_FILTER: &str = "warn";
@@ -31,10 +38,10 @@ pub(crate) fn start(filter: Option<&str>, default: &str) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    /// Both built-in filters are well formed.
+    /// The built-in filters are well formed.
     #[test]
     fn filters_parse() {
-        for filter in [NODE_FILTER, COMMAND_FILTER] {
+        for filter in [NODE_FILTER, DEV_FILTER, COMMAND_FILTER] {
             EnvFilter::try_new(filter).expect(filter);
         }
     }

@@ -87,8 +87,11 @@ fn main() -> ExitCode {
 fn dispatch(cli: Cli, environment: Vec<(String, String)>) -> Result<ExitCode, Error> {
     let variable =
         |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-    let is_node = matches!(cli.command, Command::Dev(_) | Command::Server(_));
-    let default = if is_node { logging::NODE_FILTER } else { logging::COMMAND_FILTER };
+    let default = match cli.command {
+        Command::Server(_) => logging::NODE_FILTER,
+        Command::Dev(_) => logging::DEV_FILTER,
+        Command::Status(_) | Command::Kv(_) => logging::COMMAND_FILTER,
+    };
     logging::start(cli.log.or_else(|| variable("FLOTILLA_LOG")).as_deref(), default)?;
     match cli.command {
         Command::Dev(args) => {

@@ -3,8 +3,10 @@
 
 use crate::error::Error;
 use kvserver::{Node, NodeConfig, StartError};
+use proto::NodeId;
 use raftstore::Fatal;
 use std::convert::Infallible;
+use std::net::TcpListener;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -13,6 +15,19 @@ const FAILED_STOP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// After how long without leaders a node says in its log what it waits for.
 const READY_NOTICE: Duration = Duration::from_secs(10);
+
+/// Refuses addresses that cannot be listened on, with what to do (`advice`), before anything is made: a directory must
+/// not remember a node that could not be born. Whoever takes one of them in between is noticed by [`start`].
+pub(crate) fn check_addresses(addresses: &[(NodeId, &str)], advice: &str) -> Result<(), Error> {
+    let mut listeners = Vec::new();
+    for (node, address) in addresses {
+        let listener = TcpListener::bind(address).map_err(|error| {
+            Error::Failed(format!("{node} cannot listen on {address}: {error}; {advice}"))
+        })?;
+        listeners.push(listener);
+    }
+    Ok(())
+}
 
 /// Starts a node, or says why it did not and, for an address that is taken, what to do (`advice`).
 pub(crate) async fn start(config: NodeConfig, advice: &str) -> Result<Node, Error> {

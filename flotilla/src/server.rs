@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::running;
 use crate::signals::Signals;
 use crate::terminal::say;
+use proto::NodeId;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,6 +13,10 @@ use tokio::sync::watch;
 
 /// How long a node may take to hand its leaderships over and finish what it was asked.
 const STOP_DEADLINE: Duration = Duration::from_secs(6);
+
+/// What to do about an address that is taken.
+const TAKEN_ADDRESS_ADVICE: &str =
+    "stop what listens there, or choose another address with --peer-listen or --http-listen";
 
 /// Runs one node of a cluster until SIGINT or SIGTERM.
 ///
@@ -89,9 +94,10 @@ pub(crate) async fn run(args: ServerArgs, environment: Vec<(String, String)>) ->
 
 async fn serve(config: Config) -> Result<ExitCode, Error> {
     let mut signals = Signals::catch()?;
-    let advice = "stop what listens there, or choose another address with --peer-listen or --http-listen";
+    let id = NodeId(config.node);
+    running::check_addresses(&[(id, &config.peer_listen), (id, &config.http_listen)], TAKEN_ADDRESS_ADVICE)?;
     let node = tokio::select! {
-        node = running::start((&config).into(), advice) => node?,
+        node = running::start((&config).into(), TAKEN_ADDRESS_ADVICE) => node?,
         signal = signals.recv() => {
             tracing::info!(signal, "told to stop before the start was over");
             return Ok(ExitCode::SUCCESS);

@@ -3,14 +3,14 @@
 
 mod summary;
 
-use crate::arguments::{NODES_DEFAULT, nodes_help, parse_time};
+use crate::arguments::{NOBODY_ADVICE, NODES_DEFAULT, nodes_help, parse_time};
 use crate::error::Error;
 use crate::output::OutputFormat;
 use crate::terminal::say;
 use kvserver::service::{ClusterView, NodeStatus};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,13 +29,14 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Shows nodes, groups, leaders, terms, lags, disk and memory.
 ///
 /// Asks the given nodes who belongs to the cluster, then every one of them for its own state. A node that does not
-/// answer in time is shown as unreachable.
+/// answer in time is shown as unreachable, and so are its replicas. A group is serving while its leader answers and
+/// was confirmed by a quorum of late; otherwise it has NO LEADER or NO QUORUM.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   flotilla status
   flotilla status --nodes 10.0.0.1:7101,10.0.0.2:7101 --output json
 
-Exit codes: 0 every group has a leader, 1 a group has none or nobody answered, 2 wrong command line.")]
+Exit codes: 0 every group is serving, 1 a group is not or nobody answered, 2 wrong command line.")]
 pub(crate) struct StatusArgs {
     #[arg(long, value_name = "URL,URL", help = nodes_help())]
     pub(crate) nodes: Option<String>,
@@ -56,6 +57,9 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
 /// One node's answer, or why there is none.
 #[derive(Debug, PartialEq, Serialize)]
 struct Report {
+    /// The node's id, by its own word or else by the cluster's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
     address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<NodeStatus>,
@@ -72,13 +76,12 @@ pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, Error> {
         .no_proxy()
         .build()
         .map_err(|error| Error::Failed(format!("cannot make HTTP requests: {error}")))?;
-    let members = members(&http, &seeds).await;
-    // The seeds are only where to ask: some may be nobody's, or another name of a member.
-    let reports = reports(&http, if members.is_empty() { seeds } else { members }).await;
+    let cluster = cluster(&http, &seeds).await;
+    let reports = reports(&http, whom_to_ask(&cluster, seeds)).await;
     if let Some(unreachable) = all_unreachable(&reports) {
-        return Err(Error::Failed(format!("no node answered: {unreachable}")));
+        return Err(Error::Failed(format!("no node answered: {unreachable}; {NOBODY_ADVICE}")));
     }
-    let summary = Summary::of(reports);
+    let summary = Summary::of(reports, &cluster.groups);
     say(&match args.output {
         OutputFormat::Text => summary.to_text(),
         OutputFormat::Json => {
@@ -86,7 +89,7 @@ pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, Error> {
             json + "\n"
         }
     })?;
-    Ok(if summary.all_led() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if summary.all_serve() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 /// The nodes in `list`, each as `host:port`.
@@ -110,8 +113,8 @@ fn addresses(list: &str) -> Result<BTreeSet<String>, Error> {
     }
 }
 
-/// Where the members of the cluster are reached, as the first seed to answer says; none where nobody does.
-async fn members(http: &reqwest::Client, seeds: &BTreeSet<String>) -> BTreeSet<String> {
+/// The cluster as the first seed to answer describes it; an empty one where nobody does.
+async fn cluster(http: &reqwest::Client, seeds: &BTreeSet<String>) -> ClusterView {
     let mut asking = JoinSet::new();
     for seed in seeds {
         let (http, seed) = (http.clone(), seed.clone());
@@ -119,28 +122,36 @@ async fn members(http: &reqwest::Client, seeds: &BTreeSet<String>) -> BTreeSet<S
     }
     while let Some(answer) = asking.join_next().await {
         if let Ok(Ok(cluster)) = answer {
-            return cluster.nodes.into_iter().map(|node| node.http).take(NODES_MAX).collect();
+            return cluster;
         }
     }
-    BTreeSet::new()
+    ClusterView::default()
 }
 
-/// Every node's report, reachable ones by id, then the others by address.
-async fn reports(http: &reqwest::Client, addresses: BTreeSet<String>) -> Vec<Report> {
+/// The members of the cluster by address, with their ids; where none are known, the seeds. Those are only where to
+/// ask first: some may be nobody's, or another name of a member.
+fn whom_to_ask(cluster: &ClusterView, seeds: BTreeSet<String>) -> BTreeMap<String, Option<u64>> {
+    if cluster.nodes.is_empty() {
+        return seeds.into_iter().map(|seed| (seed, None)).collect();
+    }
+    let nodes = cluster.nodes.iter().take(NODES_MAX);
+    nodes.map(|node| (node.http.clone(), Some(node.id))).collect()
+}
+
+/// Every node's report, by id; those whose id is not known last, by address.
+async fn reports(http: &reqwest::Client, nodes: BTreeMap<String, Option<u64>>) -> Vec<Report> {
     let mut asking = JoinSet::new();
-    for address in addresses {
+    for (address, id) in nodes {
         let http = http.clone();
         asking.spawn(async move {
             match get::<NodeStatus>(&http, &address, "/v1/status").await {
-                Ok(status) => Report { address, status: Some(status), error: None },
-                Err(error) => Report { address, status: None, error: Some(error) },
+                Ok(status) => Report { id: Some(status.id), address, status: Some(status), error: None },
+                Err(error) => Report { id, address, status: None, error: Some(error) },
             }
         });
     }
     let mut reports = asking.join_all().await;
-    reports.sort_by_key(|report| {
-        (report.status.as_ref().map_or(u64::MAX, |status| status.id), report.address.clone())
-    });
+    reports.sort_by_key(|report| (report.id.unwrap_or(u64::MAX), report.address.clone()));
     // A seed may be another name of a member.
     reports.dedup_by_key(|report| match &report.status {
         Some(status) => format!("{} {}", status.cluster, status.id),

@@ -49,7 +49,6 @@ fn sample_is_taken_back() {
 #[test]
 fn closed_stderr_is_survived() {
     let data = tempfile::tempdir().expect("a temporary directory");
-    // The log says something before the node finds its port taken.
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("a bound address").to_string();
     let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -57,6 +56,8 @@ fn closed_stderr_is_survived() {
     let status = Command::new(env!("CARGO_BIN_EXE_flotilla"))
         .args(["server", "--peer-listen", &address, "--http-listen", &address, "--data"])
         .arg(data.path())
+        // The log says that this is no setting, before the node finds its port taken.
+        .env("FLOTILLA_COLOUR", "red")
         .stderr(writer)
         .status()
         .expect("the binary can be started");

@@ -118,6 +118,24 @@ fn lines_go_in_and_out() {
     assert_eq!(code, Some(2), "a pipe is no target: {stderr}");
 }
 
+/// A file whose format nobody gave is taken for what its ending says; where its lines are something else, the failure
+/// says what they were taken for, why, and what else there is.
+#[test]
+fn formats_are_told_by_endings() {
+    let node = Node::start();
+    fs::write(node.folder.path().join("keys.tsv"), "a\t1\n").expect("written");
+    fs::write(node.folder.path().join("words.txt"), "hello\n").expect("written");
+    let (code, _, stderr) = run(&mut node.kv(&["import", "keys.tsv"]));
+    assert_eq!((code, &*stderr), (Some(0), ""));
+    let (code, _, stderr) = run(&mut node.kv(&["import", "words.txt"]));
+    assert_eq!(code, Some(1), "{stderr}");
+    for part in ["line 1: ", "no --format was given", "taken for jsonl", "formats are lines, tsv and jsonl"] {
+        assert!(stderr.contains(part), "should say \"{part}\": {stderr}");
+    }
+    let (code, _, stderr) = run(&mut node.kv(&["import", "--format", "jsonl", "words.txt"]));
+    assert!(code == Some(1) && !stderr.contains("no --format was given"), "{stderr}");
+}
+
 /// Ctrl-C during an export leaves the earlier file and nothing beside it, and says so.
 #[test]
 fn interrupted_export_leaves_nothing() {

@@ -25,7 +25,7 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::TcpListener;
-    use std::process::Command;
+    use std::process::{Command, Stdio};
 
     /// A node that takes connections and never answers is no answer; the paused clock makes the wait short.
     #[tokio::test(start_paused = true)]
@@ -48,7 +48,9 @@ mod tests {
         let address = listener.local_addr().expect("a bound socket has an address").to_string();
         let mut asks = Command::new(std::env::current_exe().expect("a running test knows its executable"));
         let mut asks = asks
-            .args(["--exact", "http::tests::no_proxy_is_asked"])
+            .args(["--exact", "--nocapture", "http::tests::no_proxy_is_asked"])
+            // Its result line is none of this run's results.
+            .stdout(Stdio::null())
             .env("TESTS_ASK", &address)
             .env("http_proxy", "http://127.0.0.1:9")
             .spawn()

@@ -71,7 +71,7 @@ async fn wrong_configurations() {
     assert!(!data.exists(), "a refused configuration leaves the disk alone");
 }
 
-/// A port that is taken is named, with what to do, and exits with 1.
+/// A port that is taken is named once, with what to do, exits with 1, and leaves nothing on the disk.
 #[tokio::test]
 async fn taken_ports() {
     let ports = Ports::take(2);
@@ -81,7 +81,10 @@ async fn taken_ports() {
         let data = directory.path().join("data");
         let (peer, http) = (ports.address(0), ports.address(1));
         let args = ["--peer-listen", &peer, "--http-listen", &http, "--data", data.to_str().expect("ASCII")];
-        assert_refused(&server(&args).await, 1, &[&ports.address(taken), "choose another address"]);
+        let refused = server(&args).await;
+        assert_refused(&refused, 1, &["choose another address"]);
+        assert_eq!(refused.stderr.matches(&ports.address(taken)).count(), 1, "{}", refused.stderr);
+        assert!(!data.exists(), "nothing was made");
     }
 }
 

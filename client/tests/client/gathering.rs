@@ -89,12 +89,13 @@ async fn bounds_hold() {
     assert_eq!(state.items_under_way, (0, 20), "now and at most");
 }
 
-/// Bytes bound a batch as items do.
+/// Bytes bound a batch as items do, and the cluster says how many.
 #[tokio::test(start_paused = true)]
 async fn batches_stay_within_their_bytes() {
     let network = Network::calm();
     let limits = Limits { key_bytes_max: 100, value_bytes_max: 1000, batch_bytes_max: 3000 };
-    let config = Config { limits, in_flight_bytes_max: 9000, ..Config::default() };
+    network.state().limits = limits;
+    let config = Config { in_flight_bytes_max: 9000, ..Config::default() };
     let client = network.builder(config).connect().await.unwrap();
     let value = vec![0; 900];
     let operations = (0..50).map(|number| Operation::put(format!("k{number}"), &value, Expect::Any));
@@ -102,6 +103,21 @@ async fn batches_stay_within_their_bytes() {
     assert!(network.state().batches.iter().all(|(_, items)| *items <= 3));
     let error = client.put("k", vec![0; 1001]).await.unwrap_err();
     assert_eq!(error.to_string(), "value_too_large: value is longer than 1000 bytes: 1001");
+}
+
+/// A limit that is raised while the client runs holds for its next call, and one call alone asks for it.
+#[tokio::test(start_paused = true)]
+async fn raised_limits_are_noticed() {
+    let network = Network::calm();
+    network.state().limits = Limits { key_bytes_max: 100, value_bytes_max: 1000, batch_bytes_max: 3000 };
+    let client = network.client().await;
+    client.put("k", vec![0; 2000]).await.expect_err("larger than the limit");
+    network.state().limits.value_bytes_max = 2000;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let views = network.state().views;
+    let values = (0..50).map(|number| Operation::put(format!("k{number}"), [0; 2000], Expect::Any));
+    assert!(client.batch(values).await.iter().all(Result::is_ok));
+    assert_eq!(network.state().views, views + 1);
 }
 
 /// A node that finds batches too large gets smaller ones, and nothing is lost.

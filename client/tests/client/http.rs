@@ -64,13 +64,16 @@ async fn over_real_http() {
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
 }
 
-/// A port that nobody listens on refuses the connection: nothing was sent.
+/// A port that nobody listens on refuses the connection: nothing was sent, and the error names every node that was
+/// tried with its reason.
 #[tokio::test]
 async fn a_closed_port_is_not_sent() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    drop(listener);
-    let error =
-        Client::builder().seeds([address]).deadline(Duration::from_millis(300)).connect().await.unwrap_err();
-    assert!(matches!(&error, Error::Unavailable { last, .. } if last.starts_with("not sent: ")), "{error}");
+    let (first, second) = (TcpListener::bind("127.0.0.1:0"), TcpListener::bind("127.0.0.1:0"));
+    let closed = [first.await.unwrap(), second.await.unwrap()]
+        .map(|listener| listener.local_addr().unwrap().to_string());
+    let connect = Client::builder().seeds(closed.clone()).deadline(Duration::from_millis(300)).connect();
+    let error = connect.await.unwrap_err();
+    let Error::Unavailable { last, .. } = error else { panic!("{error}") };
+    let wanted = format!("{}: not sent: cannot connect: Connection refused", closed.join(", "));
+    assert!(last.starts_with(&wanted), "{last}");
 }

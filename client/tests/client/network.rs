@@ -5,7 +5,9 @@ use crate::machine::Machine;
 use bytes::Bytes;
 use flotilla_client::{Builder, Client, Config, Request, Response, Transport, TransportError};
 use futures_util::future::BoxFuture;
-use proto::{Answer, BatchReply, BatchRequest, Code, Consistency, Error, GroupId, Item, NodeId, shard_of};
+use proto::{
+    Answer, BatchReply, BatchRequest, Code, Consistency, Error, GroupId, Item, Limits, NodeId, shard_of,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::borrow::Cow;
@@ -51,6 +53,8 @@ pub struct State {
     pub refusals: Vec<(u16, Option<Duration>, &'static str)>,
     /// Batches with more items are refused with status 413.
     pub items_max: usize,
+    /// What the nodes say that they accept; nobody holds callers to it.
+    pub limits: Limits,
     /// `(node, items)` of every batch that arrived, in order.
     pub batches: Vec<(u64, usize)>,
     /// Of every batch with reads that arrived, in order: how fresh they must be, and their keys.
@@ -78,6 +82,7 @@ impl Network {
             forwarding: false,
             refusals: Vec::new(),
             items_max: usize::MAX,
+            limits: Limits::default(),
             batches: Vec::new(),
             reads: Vec::new(),
             views: 0,
@@ -175,6 +180,11 @@ impl Network {
             (1..=NODES).map(|id| serde_json::json!({"id": id, "http": format!("n{id}:1")})).collect();
         let view = serde_json::json!({
             "cluster": "test", "shards": SHARDS, "nodes": nodes,
+            "limits": {
+                "key_bytes_max": state.limits.key_bytes_max,
+                "value_bytes_max": state.limits.value_bytes_max,
+                "batch_bytes_max": state.limits.batch_bytes_max,
+            },
             "groups": [{"id": 1, "leader": state.leader, "term": state.term, "replicas": [1, 2, 3]}],
             "shard_groups": [[0, SHARDS - 1, 1]],
         });

@@ -59,26 +59,36 @@ fn parse(text: &str) -> Result<Table, (usize, String)> {
         (line(text, error.span().map_or(0, |span| span.start)), error.message().trim().replace('\n', ", "))
     };
     let names = DeTable::parse(text).map_err(located)?;
-    check_names(names.get_ref(), "", &fields()).map_err(|(at, why)| (line(text, at), why))?;
+    let table: Table = text.parse().map_err(located)?;
+    check_fields(names.get_ref(), &table, "", &fields()).map_err(|(at, why)| (line(text, at), why))?;
     toml::from_str::<Config>(text).map_err(located)?;
-    text.parse().map_err(located)
+    Ok(table)
 }
 
 fn line(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }
 
-/// Every name in `table` is a field or a section of them; otherwise its place and what it may have meant.
-fn check_names(table: &DeTable<'_>, prefix: &str, fields: &[Field]) -> Result<(), (usize, String)> {
+/// Every name in `table` is a field with a value of its type, or a section of them; otherwise its place and what is
+/// wrong. `values` is the same table without places.
+fn check_fields(
+    table: &DeTable<'_>,
+    values: &Table,
+    prefix: &str,
+    fields: &[Field],
+) -> Result<(), (usize, String)> {
     for (name, value) in table {
         let path = format!("{prefix}{}", name.get_ref());
-        if fields.iter().any(|field| field.path == path) {
+        let known = values.get(name.get_ref().as_ref());
+        if let Some((field, value)) = fields.iter().find(|field| field.path == path).zip(known) {
+            field.check(value).map_err(|why| (start(name), why))?;
             continue;
         }
         let section = format!("{path}.");
         match value.get_ref() {
             DeValue::Table(inner) if fields.iter().any(|field| field.path.starts_with(&section)) => {
-                check_names(inner, &section, fields)?;
+                let values = known.and_then(Value::as_table).cloned().unwrap_or_default();
+                check_fields(inner, &values, &section, fields)?;
             }
             _ => return Err((start(name), unknown(&path, fields))),
         }
@@ -230,6 +240,22 @@ mod tests {
         ] {
             let message = refused(text);
             assert!(message.contains(&format!(":{line}: ")) && message.contains(reason), "{message}");
+        }
+    }
+
+    /// A number that no field could be is refused by the field's name, whatever layer it comes from.
+    #[test]
+    fn impossible_numbers() {
+        let wrong = "raft.log_bytes_kept must be a whole number from 0, not -5";
+        let message = refused("[raft]\nlog_bytes_kept = -5");
+        assert!(message.ends_with(&format!(":2: {wrong}")), "{message}");
+        let variable = ("FLOTILLA_RAFT_LOG_BYTES_KEPT".to_owned(), "-5".to_owned());
+        let flag = ["raft.log_bytes_kept=-5".to_owned()];
+        for layers in
+            [Layers { environment: vec![variable], flags: &[] }, Layers { environment: vec![], flags: &flag }]
+        {
+            let error = load(None, &layers).expect_err("no such number").to_string();
+            assert!(error.ends_with(wrong), "{error}");
         }
     }
 

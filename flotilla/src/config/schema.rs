@@ -28,7 +28,35 @@ impl Field {
             Value::Float(_) => text.parse().ok().map(Value::Float),
             _ => Some(Value::String(text.to_owned())),
         };
-        parsed.ok_or_else(|| format!("{} must be {}, not \"{text}\"", self.path, kind(&self.default)))
+        let value =
+            parsed.ok_or_else(|| format!("{} must be {}, not \"{text}\"", self.path, kind(&self.default)))?;
+        self.check(&value)?;
+        Ok(value)
+    }
+
+    /// Whether `value` is of this field's type; what else it must be is said elsewhere. A map's own notations are its
+    /// type's to check.
+    pub(crate) fn check(&self, value: &Value) -> Result<(), String> {
+        if self.path == MAP {
+            return Ok(());
+        }
+        let mut table = Table::new();
+        match self.path.split_once('.') {
+            Some((section, name)) => {
+                table.insert(section.into(), Value::Table(Table::from_iter([(name.into(), value.clone())])))
+            }
+            None => table.insert(self.path.clone(), value.clone()),
+        };
+        match (table.try_into::<Config>(), value) {
+            (Ok(_), _) => Ok(()),
+            (Err(_), Value::Integer(below)) if *below < 0 => {
+                Err(format!("{} must be {} from 0, not {below}", self.path, kind(&self.default)))
+            }
+            (Err(_), Value::Integer(beyond)) if matches!(self.default, Value::Integer(_)) => {
+                Err(format!("{} must be a smaller number, not {beyond}", self.path))
+            }
+            (Err(_), other) => Err(format!("{} must be {}, not {other}", self.path, kind(&self.default))),
+        }
     }
 }
 
@@ -106,6 +134,26 @@ mod tests {
         assert_eq!(nearest("heartbeat_intervall_ms", names), Some("heartbeat_interval_ms"));
         assert_eq!(nearest("http_listn", names), Some("http_listen"));
         assert_eq!(nearest("colour", names), None);
+    }
+
+    /// A value that the field's type cannot hold is refused by the field's name, with the value.
+    #[test]
+    fn types_are_checked() {
+        let all = fields();
+        let check = |path: &str, value: Value| {
+            let field = all.iter().find(|field| field.path == path).expect("a field");
+            field.check(&value)
+        };
+        assert_eq!(check("groups", Value::Integer(7)), Ok(()));
+        assert_eq!(check("raft.log_bytes_kept", Value::Integer(7)), Ok(()));
+        for (path, value, message) in [
+            ("groups", Value::Integer(-1), "groups must be a whole number from 0, not -1"),
+            ("groups", Value::Integer(1 << 40), "groups must be a smaller number, not 1099511627776"),
+            ("raft.log_bytes_kept", Value::Float(1.5), "raft.log_bytes_kept must be a whole number, not 1.5"),
+            ("cluster", Value::Integer(1), "cluster must be a text, not 1"),
+        ] {
+            assert_eq!(check(path, value), Err(message.to_owned()));
+        }
     }
 
     /// The distance counts edits in both directions.

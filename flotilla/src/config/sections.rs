@@ -127,7 +127,7 @@ pub(super) fn check(config: &Config) -> Result<(), String> {
 
 fn check_limits(limits: &Limits, raft: &Raft) -> Result<(), String> {
     if limits.key_bytes_max == 0 {
-        return Err("key_bytes_max must be at least 1".into());
+        return Err("key_bytes_max must be at least 1, not 0".into());
     }
     let both = limits.key_bytes_max.saturating_add(limits.value_bytes_max);
     if limits.batch_bytes_max < both {

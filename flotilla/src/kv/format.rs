@@ -1,6 +1,7 @@
 //! The formats of import and export files: pure functions between a line and a key with its value.
 
 use crate::output::JsonPair;
+use std::path::Path;
 
 /// What a line of a file means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -12,6 +13,18 @@ pub(crate) enum Format {
     /// {"key": …, "value": …, "b64": false}; with "b64": true both are in base64
     #[default]
     Jsonl,
+}
+
+/// What to take a file's lines for where nobody says it: by its ending, or else as the default. With it, the reason
+/// and what else there is, for people.
+pub(crate) fn guess(file: &Path) -> (Format, String) {
+    let ending = file.extension().and_then(|ending| ending.to_str());
+    let (format, why) = match ending {
+        Some("tsv") => (Format::Tsv, "taken for tsv by the file's ending"),
+        Some("jsonl") => (Format::Jsonl, "taken for jsonl by the file's ending"),
+        _ => (Format::default(), "taken for jsonl, as the file ends in neither .jsonl nor .tsv"),
+    };
+    (format, format!("no --format was given: {why}; the formats are lines, tsv and jsonl"))
 }
 
 /// The key and the value that line `number` (from 1, without its line break) stands for, or what is wrong.
@@ -67,6 +80,23 @@ pub(crate) fn line_number(key: &[u8], value: &[u8]) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum;
+
+    /// A file's ending tells its format, and whatever is told names all formats.
+    #[test]
+    fn formats_by_ending() {
+        for (file, format) in [
+            ("keys.tsv", Format::Tsv),
+            ("a.tsv/keys.jsonl", Format::Jsonl),
+            ("words.txt", Format::Jsonl),
+            ("-", Format::Jsonl),
+        ] {
+            let (guessed, why) = guess(Path::new(file));
+            assert_eq!(guessed, format, "{file}");
+            let named = Format::value_variants().iter().filter_map(|format| format.to_possible_value());
+            assert!(named.into_iter().all(|format| why.contains(format.get_name())), "{why}");
+        }
+    }
 
     /// What a format can hold comes back as it went in.
     #[test]

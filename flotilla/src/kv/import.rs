@@ -5,7 +5,7 @@
 //! to one key are made one after the other, in the file's order, while other keys go on.
 
 use super::Failure;
-use super::format::{Format, parse};
+use super::format::{Format, guess, parse};
 use super::progress::bar;
 use crate::output::{OutputFormat, write_line};
 use client::{Client, Error, Outcome, Written};
@@ -30,8 +30,9 @@ rest is not tried. Importing the same file again is harmless.
 With --format lines, equal lines are one key, which keeps the last one's number, and whether the last line ends in a
 line break is not kept: an export of the same keys ends in one.";
 
-/// A longer line is refused: a value of the largest size fits in base64 and in JSON's escapes.
-const LINE_BYTES_MAX: usize = 8 << 20;
+/// A longer line is refused: a value of the largest size that can be configured, below 4 MiB, fits even where every
+/// byte of it is one of JSON's escapes.
+const LINE_BYTES_MAX: usize = 32 << 20;
 
 /// Parsed lines are handed over in chunks of at most this many lines, or about this many bytes.
 const CHUNK_LINES: usize = 256;
@@ -86,9 +87,16 @@ pub(crate) async fn run(
     client: &Client,
     output: OutputFormat,
     file: &Path,
-    format: Format,
+    format: Option<Format>,
     concurrency: usize,
 ) -> Result<(), Failure> {
+    let (format, guessed) = match format {
+        Some(format) => (format, None),
+        None => {
+            let (format, why) = guess(file);
+            (format, Some(why))
+        }
+    };
     let (reader, bytes) = open(file)?;
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
     let progress = bar(bytes, "bytes");
@@ -96,7 +104,7 @@ pub(crate) async fn run(
         let progress = progress.clone();
         move || read_lines(reader, format, &progress, &sender)
     });
-    let mut import = Import::new(client, concurrency);
+    let mut import = Import::new(client, concurrency, guessed);
     let read_to_the_end = import.put_all(receiver).await;
     progress.finish_and_clear();
     // Otherwise it may be waiting for input that never comes.
@@ -201,6 +209,10 @@ impl Window {
 /// An import under way.
 struct Import<'c> {
     client: &'c Client,
+    /// Why the format is what it is, where nobody gave one.
+    guessed: Option<String>,
+    /// Whether some line was not what the format wants.
+    malformed: bool,
     on_the_way: FuturesUnordered<BoxFuture<'c, Ended>>,
     /// Of `on_the_way`.
     window: Window,
@@ -215,9 +227,11 @@ struct Import<'c> {
 }
 
 impl<'c> Import<'c> {
-    fn new(client: &'c Client, concurrency: usize) -> Self {
+    fn new(client: &'c Client, concurrency: usize, guessed: Option<String>) -> Self {
         Self {
             client,
+            guessed,
+            malformed: false,
             on_the_way: FuturesUnordered::new(),
             window: Window { concurrency, keys: HashSet::new(), bytes: 0 },
             created: 0,
@@ -258,6 +272,7 @@ impl<'c> Import<'c> {
                     continue;
                 }
                 Content::Wrong(reason) => {
+                    self.malformed = true;
                     self.fail(number, &reason);
                     continue;
                 }
@@ -342,6 +357,9 @@ impl<'c> Import<'c> {
                 _ => write!(message, "\n  line {number}: {reason}"),
             }
             .expect("writing to a string cannot fail");
+        }
+        if let Some(guessed) = self.guessed.as_ref().filter(|_| self.malformed) {
+            write!(message, "\n  {guessed}").expect("writing to a string cannot fail");
         }
         Some(if self.unknown { Failure::Unknown(message) } else { Failure::Failed(message) })
     }

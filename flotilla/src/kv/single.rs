@@ -3,7 +3,7 @@
 use super::Failure;
 use crate::output::{JsonPair, OutputFormat, write_bytes, write_line, write_value};
 use clap::Args;
-use client::{Client, Deleted, Expect, Limits, Range, Record, Version, Written};
+use client::{Client, Deleted, Expect, Range, Record, Version, Written};
 use serde_json::{Value as Json, json};
 use std::ffi::OsString;
 use std::fs::File;
@@ -32,9 +32,12 @@ impl ValueArgs {
     }
 }
 
+/// No more of a value is read: many times what any cluster accepts, whose own limit the client refuses by.
+const VALUE_BYTES_READ_MAX: u64 = 64 << 20;
+
 /// All of a file or of standard input, and no more than shows that it is too long.
 fn read_bounded(file: Option<PathBuf>) -> Result<Vec<u8>, Failure> {
-    let bytes_max = Limits::default().value_bytes_max as u64 + 1;
+    let bytes_max = VALUE_BYTES_READ_MAX;
     let mut value = Vec::new();
     match &file {
         Some(path) => File::open(path)

@@ -2,9 +2,9 @@
 
 use super::Report;
 use crate::terminal::{columns, human_bytes, human_time};
-use kvserver::service::{GroupStatus, NodeStatus, Role};
+use kvserver::service::{ClusterGroup, GroupStatus, NodeStatus, Role};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The cluster at a glance.
 #[derive(Debug, Serialize)]
@@ -18,6 +18,7 @@ pub(super) struct Summary {
 #[derive(Debug, PartialEq, Serialize)]
 struct Group {
     id: u64,
+    state: State,
     /// The leader, only where its own node answered and says so of the newest term.
     leader: Option<u64>,
     term: u64,
@@ -25,13 +26,35 @@ struct Group {
     keys: u64,
     bytes: u64,
     log_bytes: u64,
-    /// Followers that lack entries, with how many.
-    lagging: BTreeMap<u64, u64>,
+    /// All that are known of, by node.
+    replicas: Vec<Replica>,
+}
+
+/// Whether a group answers requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    /// Its leader was confirmed by a quorum of late.
+    Serving,
+    /// It has a leader that has not heard of a quorum for too long.
+    NoQuorum,
+    /// No node that answered leads it.
+    NoLeader,
+}
+
+/// One replica of a group.
+#[derive(Debug, PartialEq, Serialize)]
+struct Replica {
+    node: u64,
+    /// What it is by its own word; none where its node does not answer.
+    role: Option<Role>,
+    /// How many entries it lacks of the newest log that is known; none where nobody knows how far it has come.
+    lag_entries: Option<u64>,
 }
 
 impl Summary {
-    /// Adds up `reports`.
-    pub(super) fn of(reports: Vec<Report>) -> Self {
+    /// Adds up `reports`; `members` says which nodes hold a replica of which group, as far as somebody answered that.
+    pub(super) fn of(reports: Vec<Report>, members: &[ClusterGroup]) -> Self {
         let statuses = || reports.iter().filter_map(|report| report.status.as_ref());
         let cluster = statuses().map(|status| status.cluster.clone()).next().unwrap_or_default();
         let mut views: BTreeMap<u64, Vec<(u64, &GroupStatus)>> = BTreeMap::new();
@@ -40,13 +63,15 @@ impl Summary {
                 views.entry(group.id).or_default().push((status.id, group));
             }
         }
-        let groups = views.into_iter().map(|(id, views)| Group::of(id, &views)).collect();
+        let members =
+            |id| members.iter().find(|group| group.id == id).map_or(&[][..], |group| &group.replicas);
+        let groups = views.into_iter().map(|(id, views)| Group::of(id, &views, members(id))).collect();
         Self { cluster, groups, nodes: reports }
     }
 
-    /// Whether every group has a leader that answered.
-    pub(super) fn all_led(&self) -> bool {
-        !self.groups.is_empty() && self.groups.iter().all(|group| group.leader.is_some())
+    /// Whether every group serves.
+    pub(super) fn all_serve(&self) -> bool {
+        !self.groups.is_empty() && self.groups.iter().all(|group| group.state == State::Serving)
     }
 
     /// Two tables, one of nodes and one of groups.
@@ -55,15 +80,16 @@ impl Summary {
             vec![row(["NODE", "ADDRESS", "VERSION", "UPTIME", "DISK", "MEMORY", "REPLICAS", "LEADS"])];
         nodes.extend(self.nodes.iter().map(Report::row));
         let mut groups =
-            vec![row(["GROUP", "LEADER", "TERM", "COMMITTED", "KEYS", "BYTES", "LOG", "LAGGING"])];
+            vec![row(["GROUP", "STATE", "LEADER", "TERM", "COMMITTED", "KEYS", "BYTES", "LOG", "LAGGING"])];
         groups.extend(self.groups.iter().map(Group::row));
         format!("cluster {}\n\n{}\n{}", self.cluster, columns(&nodes), columns(&groups))
     }
 }
 
 impl Group {
-    /// `views`: what each node says of the group, with the node's id. Never empty.
-    fn of(id: u64, views: &[(u64, &GroupStatus)]) -> Self {
+    /// `views`: what each node says of the group, with the node's id; never empty. `members`: the nodes that are
+    /// said to hold a replica.
+    fn of(id: u64, views: &[(u64, &GroupStatus)], members: &[u64]) -> Self {
         let term = views.iter().map(|(_, view)| view.term).max().unwrap_or(0);
         let leads = |(node, view): &&(u64, &GroupStatus)| {
             view.role == Role::Leader && view.term == term && view.leader == Some(*node)
@@ -71,26 +97,34 @@ impl Group {
         let leader = views.iter().find(leads);
         let newest = views.iter().max_by_key(|(_, view)| (view.applied_index, view.committed_index));
         let best = leader.or(newest).map(|(_, view)| *view).cloned().unwrap_or_default();
-        let followers = leader.map(|(_, view)| view.followers.as_slice()).unwrap_or_default();
-        let lagging = followers.iter().filter(|follower| follower.lag_entries > 0);
         Self {
             id,
+            state: match leader {
+                Some((_, view)) if view.serving => State::Serving,
+                Some(_) => State::NoQuorum,
+                None => State::NoLeader,
+            },
             leader: leader.map(|(node, _)| *node),
             term,
             committed_index: best.committed_index,
             keys: best.keys,
             bytes: best.bytes,
             log_bytes: best.log_bytes,
-            lagging: lagging.map(|follower| (follower.node, follower.lag_entries)).collect(),
+            replicas: replicas(views, leader.map(|(_, view)| *view), members),
         }
     }
 
     fn row(&self) -> Vec<String> {
-        let lagging: Vec<String> =
-            self.lagging.iter().map(|(node, lag)| format!("n{node} by {lag}")).collect();
+        let lagging: Vec<String> = self.replicas.iter().filter_map(Replica::complaint).collect();
+        let state = match self.state {
+            State::Serving => "serving",
+            State::NoQuorum => "NO QUORUM",
+            State::NoLeader => "NO LEADER",
+        };
         vec![
             format!("g{}", self.id),
-            self.leader.map_or("NONE".into(), |node| format!("n{node}")),
+            state.into(),
+            self.leader.map_or("-".into(), |node| format!("n{node}")),
             self.term.to_string(),
             self.committed_index.to_string(),
             self.keys.to_string(),
@@ -101,11 +135,50 @@ impl Group {
     }
 }
 
+/// Every replica that anybody knows of. A leader knows how far its followers have come, once they have answered it;
+/// otherwise each that answers here is compared with the longest log among them.
+fn replicas(views: &[(u64, &GroupStatus)], leader: Option<&GroupStatus>, members: &[u64]) -> Vec<Replica> {
+    let followers = leader.map(|view| view.followers.as_slice()).unwrap_or_default();
+    let answering = views.iter().map(|(node, _)| *node);
+    let nodes: BTreeSet<u64> = answering
+        .chain(followers.iter().map(|follower| follower.node))
+        .chain(members.iter().copied())
+        .collect();
+    let longest = views.iter().map(|(_, view)| view.last_index).max().unwrap_or(0);
+    let replica = |node| {
+        let own = views.iter().find(|(answering, _)| *answering == node).map(|(_, view)| *view);
+        // A new leader shows a follower that it has not heard of yet at 0, as if it lacked the whole log.
+        let heard_of = followers.iter().find(|follower| follower.node == node && follower.matched_index > 0);
+        let known = heard_of.map(|follower| follower.lag_entries);
+        let lag_entries = known.or_else(|| Some(longest.saturating_sub(own?.last_index)));
+        Replica { node, role: own.map(|view| view.role), lag_entries }
+    };
+    nodes.into_iter().map(replica).collect()
+}
+
+impl Replica {
+    /// What is wrong with it, where anything is. One that is out of reach is named even if it lacked nothing when it
+    /// was last heard of: nothing says that it still has it.
+    fn complaint(&self) -> Option<String> {
+        let behind = match self.lag_entries {
+            Some(lag) if lag > 0 => format!(" by {lag}"),
+            _ => String::new(),
+        };
+        let away = match self.role {
+            None => " (unreachable)",
+            Some(Role::Stopped) => " (stopped)",
+            Some(_) => "",
+        };
+        let is_well = behind.is_empty() && away.is_empty();
+        (!is_well).then(|| format!("n{}{behind}{away}", self.node))
+    }
+}
+
 impl Report {
     fn row(&self) -> Vec<String> {
         match &self.status {
             None => vec![
-                "?".into(),
+                self.id.map_or("?".into(), |id| format!("n{id}")),
                 self.address.clone(),
                 format!("unreachable: {}", self.error.as_deref().unwrap_or("no answer")),
             ],
@@ -118,7 +191,7 @@ fn status_row(address: &str, status: &NodeStatus) -> Vec<String> {
     let leads: Vec<String> = status
         .groups
         .iter()
-        .filter(|group| group.role == Role::Leader)
+        .filter(|group| group.role == Role::Leader && group.serving)
         .map(|group| format!("g{}", group.id))
         .collect();
     vec![
@@ -144,30 +217,72 @@ mod tests {
 
     fn report(node: u64, role: Role, term: u64, leader: Option<u64>) -> Report {
         let followers = match role {
-            Role::Leader => vec![FollowerStatus { node: 3, matched_index: 5, lag_entries: 2 }],
+            Role::Leader => vec![
+                FollowerStatus { node: 2, matched_index: 7, lag_entries: 0 },
+                FollowerStatus { node: 3, matched_index: 5, lag_entries: 2 },
+            ],
             _ => Vec::new(),
         };
-        let group = GroupStatus { id: 1, role, term, leader, followers, keys: 9, ..GroupStatus::default() };
+        let status = GroupStatus { id: 1, role, term, leader, followers, keys: 9, ..GroupStatus::default() };
+        let group = GroupStatus { serving: true, last_index: 7, ..status };
         let status =
             NodeStatus { id: node, cluster: "c".into(), groups: vec![group], ..NodeStatus::default() };
-        Report { address: format!("h{node}:1"), status: Some(status), error: None }
+        Report { id: Some(node), address: format!("h{node}:1"), status: Some(status), error: None }
     }
 
     fn unreachable(node: u64) -> Report {
-        Report { address: format!("h{node}:1"), status: None, error: Some("connection refused".into()) }
+        let error = Some("connection refused".into());
+        Report { id: Some(node), address: format!("h{node}:1"), status: None, error }
+    }
+
+    fn summary(reports: Vec<Report>) -> Summary {
+        let group = ClusterGroup { id: 1, replicas: vec![1, 2, 3], ..ClusterGroup::default() };
+        Summary::of(reports, &[group])
     }
 
     /// The leader of the newest term is shown with its laggards, and a node that does not answer as such.
     #[test]
-    fn a_led_group() {
-        let summary = Summary::of(vec![
+    fn a_group_that_serves() {
+        let summary = summary(vec![
             report(1, Role::Leader, 7, Some(1)),
             report(2, Role::Follower, 7, Some(1)),
             unreachable(3),
         ]);
-        assert!(summary.all_led());
+        assert!(summary.all_serve());
         let text = summary.to_text();
-        assert!(text.contains("n3 by 2") && text.contains("unreachable: connection refused"), "{text}");
+        assert!(text.contains("n3    h3:1     unreachable: connection refused"), "{text}");
+        assert!(text.contains("serving") && text.contains("  n3 by 2 (unreachable)\n"), "{text}");
+    }
+
+    /// A replica that lacked nothing when it was last heard of is shown all the same once it does not answer.
+    #[test]
+    fn a_dead_replica_is_not_hidden() {
+        let reports =
+            vec![report(1, Role::Leader, 7, Some(1)), unreachable(2), report(3, Role::Follower, 7, Some(1))];
+        let text = summary(reports).to_text();
+        assert!(text.contains("  n2 (unreachable), n3 by 2\n"), "{text}");
+    }
+
+    /// How far a replica is behind of which its leader has not heard is not known, unless it says so itself.
+    #[test]
+    fn a_replica_not_heard_of() {
+        let mut leader = report(1, Role::Leader, 7, Some(1));
+        let followers = &mut leader.status.as_mut().expect("it answers").groups[0].followers;
+        followers.iter_mut().for_each(|follower| (follower.matched_index, follower.lag_entries) = (0, 7));
+        let text = summary(vec![leader, report(2, Role::Follower, 7, Some(1)), unreachable(3)]).to_text();
+        assert!(text.ends_with("  n3 (unreachable)\n"), "{text}");
+    }
+
+    /// A leader that no quorum confirms is shown as its group's leader, leads nothing, and the group does not serve.
+    #[test]
+    fn a_group_without_a_quorum() {
+        let mut alone = report(1, Role::Leader, 7, Some(1));
+        alone.status.as_mut().expect("it answers").groups[0].serving = false;
+        let summary = summary(vec![alone, unreachable(2), unreachable(3)]);
+        assert!(!summary.all_serve());
+        let text = summary.to_text();
+        assert!(text.contains("NO QUORUM  n1") && !text.contains("  g1"), "{text}");
+        assert!(text.contains("n2 (unreachable), n3 by 2 (unreachable)"), "{text}");
     }
 
     /// One who still believes to lead an older term, or whose leader does not answer, leaves the group unled.
@@ -175,9 +290,19 @@ mod tests {
     fn an_unled_group() {
         let deposed = vec![report(1, Role::Leader, 6, Some(1)), report(2, Role::Candidate, 7, None)];
         let lost = vec![report(2, Role::Follower, 7, Some(1)), unreachable(1)];
-        for reports in [deposed, lost, vec![]] {
-            let summary = Summary::of(reports);
-            assert!(!summary.all_led(), "{summary:?}");
+        for reports in [deposed, lost] {
+            let summary = summary(reports);
+            assert!(!summary.all_serve() && summary.to_text().contains("NO LEADER"), "{summary:?}");
         }
+        assert!(!summary(vec![]).all_serve());
+    }
+
+    /// Without a leader, each replica that answers is compared with the longest log among them.
+    #[test]
+    fn lag_without_a_leader() {
+        let mut short = report(2, Role::Candidate, 7, None);
+        short.status.as_mut().expect("it answers").groups[0].last_index = 3;
+        let text = summary(vec![unreachable(1), short, report(3, Role::Follower, 7, None)]).to_text();
+        assert!(text.contains("  n1 (unreachable), n2 by 4\n"), "{text}");
     }
 }
