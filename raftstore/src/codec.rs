@@ -7,14 +7,17 @@
 //! log id      term u64 · index u64                       optional: a byte 0 or 1 before it
 //! vote        term u64 · node u64 · committed u8         optional: likewise
 //! entry       log id · kind u8 (0 blank, 1 data, 2 membership) · length u32 · bytes
-//! membership  configs u16 · per config: ids u16, id u64 … · nodes u16 · per node: id u64, peer, http
+//! membership  configs u16 · per config: ids u16, id u64 … · nodes u16 ·
+//!             per node: id u64, peer, http, incarnation u128, life u64
 //! text        length u16 · UTF-8
 //! ```
 
 use crate::types::{
-    Address, CommittedLeaderId, Data, Entry, LogId, Membership, Payload, SnapshotMeta, StoredMembership, Vote,
+    Address, CommittedLeaderId, Data, Entry, LogId, Membership, Payload, ReplicaDescriptor, ReplicaId,
+    SnapshotMeta, StoredMembership, Vote,
 };
 use bytes::{Buf, BufMut, Bytes};
+use proto::Incarnation;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Why bytes are not what they should be.
@@ -52,6 +55,10 @@ pub(crate) fn take_u32(from: &mut Bytes, what: &'static str) -> Taken<u32> {
 
 pub(crate) fn take_u64(from: &mut Bytes, what: &'static str) -> Taken<u64> {
     from.try_get_u64_le().or_else(|_| malformed(what, "ends early"))
+}
+
+pub(crate) fn take_u128(from: &mut Bytes, what: &'static str) -> Taken<u128> {
+    from.try_get_u128_le().or_else(|_| malformed(what, "ends early"))
 }
 
 /// A slice of `length` bytes, sharing memory with `from`.
@@ -179,11 +186,22 @@ fn put_membership(into: &mut impl BufMut, membership: &Membership) {
         config.iter().for_each(|&id| into.put_u64_le(id));
     }
     put_count(into, membership.nodes().count());
-    for (&id, address) in membership.nodes() {
+    for (&id, ReplicaDescriptor { address, replica }) in membership.nodes() {
         into.put_u64_le(id);
         put_text(into, &address.peer);
         put_text(into, &address.http);
+        put_replica_id(into, *replica);
     }
+}
+
+pub(crate) fn put_replica_id(into: &mut impl BufMut, ReplicaId { incarnation, life }: ReplicaId) {
+    into.put_u128_le(incarnation.0);
+    into.put_u64_le(life);
+}
+
+pub(crate) fn take_replica_id(from: &mut Bytes) -> Taken<ReplicaId> {
+    let incarnation = Incarnation(take_u128(from, "replica id")?);
+    Ok(ReplicaId { incarnation, life: take_u64(from, "replica id")? })
 }
 
 fn take_membership(from: &mut Bytes) -> Taken<Membership> {
@@ -200,8 +218,8 @@ fn take_membership(from: &mut Bytes) -> Taken<Membership> {
     for _ in 0..take_u16(from, what)? {
         let id = take_u64(from, what)?;
         let peer = take_text(from, what)?;
-        let http = take_text(from, what)?;
-        nodes.insert(id, Address { peer, http });
+        let address = Address { peer, http: take_text(from, what)? };
+        nodes.insert(id, ReplicaDescriptor { address, replica: take_replica_id(from)? });
     }
     if configs.is_empty() {
         return Ok(Membership::default());
@@ -240,10 +258,13 @@ mod tests {
     }
 
     fn membership() -> Membership {
-        let address = |n: u64| Address { peer: format!("h:{n}"), http: format!("w:{n}") };
+        let descriptor = |n: u64| ReplicaDescriptor {
+            address: Address { peer: format!("h:{n}"), http: format!("w:{n}") },
+            replica: ReplicaId { incarnation: Incarnation(u128::MAX / u128::from(n)), life: n },
+        };
         Membership::new(
             vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])],
-            (1..=4).map(|n| (n, address(n))).collect::<BTreeMap<_, _>>(),
+            (1..=4).map(|n| (n, descriptor(n))).collect::<BTreeMap<_, _>>(),
         )
         .unwrap()
     }
@@ -270,14 +291,16 @@ mod tests {
         assert_eq!(bytes, [5, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1]);
 
         let mut bytes = Vec::new();
-        let one = Membership::new(
-            vec![BTreeSet::from([1])],
-            BTreeMap::from([(1, Address { peer: "p".into(), http: "w".into() })]),
-        );
+        let address = Address { peer: "p".into(), http: "w".into() };
+        let replica = ReplicaId { incarnation: Incarnation(5 << 120 | 7), life: 3 };
+        let one = ReplicaDescriptor { address, replica };
+        let one = Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, one)]));
         put_membership(&mut bytes, &one.unwrap());
         let want: &[u8] =
             &[1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, b'p', 1, 0, b'w'];
-        assert_eq!(bytes, want);
+        assert_eq!(bytes[..want.len()], *want);
+        let want: &[u8] = &[7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 3, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(bytes[28..], *want);
     }
 
     /// What is written is read back, and nothing is left over.

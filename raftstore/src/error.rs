@@ -57,7 +57,8 @@ pub enum ReadError {
     Stopped(GroupId),
 }
 
-/// Why a change of members or of the leader was not made.
+/// Why a change of members or of the leader was not made. All but [`Unknown`](Self::Unknown) promise that it had no
+/// effect and will have none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MemberError {
     /// Ask the leader.
@@ -68,7 +69,43 @@ pub enum MemberError {
         /// Who leads it, where known.
         leader: Option<NodeId>,
     },
-    /// The change makes no sense, or another is under way.
+    /// Another change of members is under way: ask again once it has ended.
+    #[error("members of {0} are changing already")]
+    UnderWay(GroupId),
+    /// A majority of the voters, of now or of after the change, was not heard from: the change could not end, and
+    /// nothing could be written meanwhile.
+    #[error("no majority of the voters of {0} was heard from")]
+    NoQuorum(GroupId),
+    /// The node does not answer, or has no replica of the group: ask again once it has.
+    #[error("{node} is not ready for {group}: {why}")]
+    NotReady {
+        /// The group.
+        group: GroupId,
+        /// The node that was to be a member.
+        node: NodeId,
+        /// The reason.
+        why: String,
+    },
+    /// The learner is too far behind to be given a vote: ask again later.
+    #[error("{node} has not caught up with {group}")]
+    NotCaughtUp {
+        /// The group.
+        group: GroupId,
+        /// The learner.
+        node: NodeId,
+    },
+    /// The node is a member with a replica that is gone for good: it must be removed before it can be added.
+    #[error("{node} is a member of {group} with a replica that is gone: remove it first")]
+    Former {
+        /// The group.
+        group: GroupId,
+        /// The node.
+        node: NodeId,
+    },
+    /// The group would be left without a voter.
+    #[error("{0} would be left without a voter")]
+    NoVoter(GroupId),
+    /// The change makes no sense.
     #[error("members of {group} cannot change so: {why}")]
     Refused {
         /// The group.
@@ -76,7 +113,8 @@ pub enum MemberError {
         /// The reason.
         why: String,
     },
-    /// The group stopped, or leadership was lost half-way: look again before trying again.
+    /// The time ran out, the group stopped, or leadership was lost half-way: the change may have been made, or may
+    /// still be; it is never left half. Saying it again, to whoever leads, is no error.
     #[error("outcome of the change to {group} is unknown: {why}")]
     Unknown {
         /// The group.

@@ -1,48 +1,43 @@
 //! How a cluster comes into being, and why a node that lost its disk does not vote as if nothing had happened.
 //!
-//! At its first start a node draws an *incarnation*. Before it votes for anything it asks every other first
-//! member for theirs and writes them all down: the cluster is *formed*, as far as this node is concerned. A
-//! node that has formed tells anyone who asks which incarnation it knows of him. So a node whose disk was lost
-//! comes back under a new incarnation, meets at least one member that remembers the old one, and stays out:
-//! its votes and acknowledged entries went with the disk, and voting anew could lose what others were told is
-//! safe. Until a node has formed, its peers find no replica on it.
+//! At its first start a node draws an *incarnation*: what its disk is, for as long as the disk lives. The first
+//! members learn each other's before any of them votes: the one with the lowest id asks all the others and writes
+//! down what it heard, and every other takes that over, from it or from one that has it already. So there is one
+//! list, the first membership of every group is made of it, and a node that has it is *formed*.
+//!
+//! A first member gives its groups their members, and so begins to vote, only once it has formed. A node whose disk
+//! was lost comes back under a new incarnation, finds the old one in the list of whoever has formed, and knows that
+//! it is no first member any more: its votes and acknowledged entries went with the disk. What it was in its
+//! groups, nobody is now; it may join them as somebody new (see the membership module).
 //!
 //! ```text
-//! cell "formation"   version u8 (1) · CRC-32 of what follows u32 · incarnation u64 · formed u8 (0 or 1) ·
-//!                    members u16 · per member: node u64, incarnation u64
-//! question           node u64 · incarnation u64
-//! answer             incarnation u64 · remembered u8 · incarnation remembered of the asker u64
+//! cell "formation"   version u8 (2) · CRC-32 of what follows u32 · acquaintance
+//! question           empty
+//! answer             acquaintance
+//! acquaintance       incarnation u128 · formed u8 (0 or 1) · members u16 · per member: node u64, incarnation u128
 //! ```
 
-use crate::codec::{Malformed, take_u8, take_u16, take_u32, take_u64};
+use crate::codec::{Malformed, take_u8, take_u16, take_u32, take_u64, take_u128};
 use crate::disk::{Disk, offload};
 use crate::error::Fatal;
 use crate::runtime::random;
 use bytes::{BufMut, Bytes, BytesMut};
-use proto::NodeId;
+use proto::{Incarnation, NodeId};
 use rand::Rng;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const CELL: &str = "formation";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
-/// What a node's disk says of the cluster's beginning.
+/// What a node's disk says of itself and of the cluster's beginning, and what it tells other first members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Formation {
     /// Drawn once, when the disk was new.
-    pub(crate) incarnation: u64,
-    /// The first members' incarnations, once all were heard; never changed after that.
-    pub(crate) members: Option<BTreeMap<NodeId, u64>>,
-}
-
-/// What a first member answers another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Acquaintance {
-    /// The incarnation of the member that answers.
-    pub(crate) incarnation: u64,
-    /// The incarnation that it wrote down for the asker, where it has formed.
-    pub(crate) remembered: Option<u64>,
+    pub(crate) incarnation: Incarnation,
+    /// The first members' incarnations, once they are settled; never changed after that, and the same on every
+    /// node that has them.
+    pub(crate) members: Option<BTreeMap<NodeId, Incarnation>>,
 }
 
 impl Formation {
@@ -57,7 +52,7 @@ impl Formation {
         if let Some(cell) = cell {
             return Self::decode(cell).map_err(|error| storage(format!("cell {CELL} is damaged: {error}")));
         }
-        let formation = Self { incarnation: random().next_u64(), members: None };
+        let formation = Self { incarnation: draw(), members: None };
         formation.save(disk).await?;
         Ok(formation)
     }
@@ -70,16 +65,7 @@ impl Formation {
     }
 
     fn encode(&self) -> Bytes {
-        let mut rest = BytesMut::new();
-        rest.put_u64_le(self.incarnation);
-        rest.put_u8(u8::from(self.members.is_some()));
-        let members = self.members.iter().flatten();
-        let count = self.members.as_ref().map_or(0, BTreeMap::len);
-        rest.put_u16_le(u16::try_from(count).expect("a cluster is born with fewer than 65,536 nodes"));
-        for (node, incarnation) in members {
-            rest.put_u64_le(node.0);
-            rest.put_u64_le(*incarnation);
-        }
+        let rest = self.tell();
         let mut cell = BytesMut::with_capacity(1 + 4 + rest.len());
         cell.put_u8(VERSION);
         cell.put_u32_le(crc32fast::hash(&rest));
@@ -89,58 +75,53 @@ impl Formation {
 
     fn decode(mut cell: Bytes) -> Result<Self, Malformed> {
         let what = "formation";
-        let refuse = |why| Err(Malformed { what, why });
         if take_u8(&mut cell, what)? != VERSION {
-            return refuse("unknown version");
+            return Err(Malformed { what, why: "unknown version" });
         }
         if take_u32(&mut cell, what)? != crc32fast::hash(&cell) {
-            return refuse("checksum does not match");
+            return Err(Malformed { what, why: "checksum does not match" });
         }
-        let incarnation = take_u64(&mut cell, what)?;
-        let formed = match take_u8(&mut cell, what)? {
-            0 => false,
-            1 => true,
-            _ => return refuse("neither formed nor not"),
-        };
-        let mut members = BTreeMap::new();
-        for _ in 0..take_u16(&mut cell, what)? {
-            let node = take_u64(&mut cell, what)?;
-            members.insert(NodeId(node), take_u64(&mut cell, what)?);
-        }
-        if !cell.is_empty() {
-            return refuse("stray bytes follow");
-        }
-        Ok(Self { incarnation, members: formed.then_some(members) })
+        Self::heard(cell)
     }
 
-    /// The question that this node asks, as `node`.
-    pub(crate) fn question(&self, node: NodeId) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(16);
-        bytes.put_u64_le(node.0);
-        bytes.put_u64_le(self.incarnation);
+    /// The answer to another first member's question.
+    pub(crate) fn tell(&self) -> Bytes {
+        let mut bytes = BytesMut::new();
+        bytes.put_u128_le(self.incarnation.0);
+        bytes.put_u8(u8::from(self.members.is_some()));
+        let count = self.members.as_ref().map_or(0, BTreeMap::len);
+        bytes.put_u16_le(u16::try_from(count).expect("a cluster is born with fewer than 65,536 nodes"));
+        for (node, incarnation) in self.members.iter().flatten() {
+            bytes.put_u64_le(node.0);
+            bytes.put_u128_le(incarnation.0);
+        }
         bytes.freeze()
     }
 
-    /// Answers another member's question.
-    pub(crate) fn answer(&self, mut question: Bytes) -> Result<Bytes, Malformed> {
-        let asker = NodeId(take_u64(&mut question, "question")?);
-        take_u64(&mut question, "question")?;
-        let remembered = self.members.as_ref().and_then(|members| members.get(&asker).copied());
-        let mut bytes = BytesMut::with_capacity(17);
-        bytes.put_u64_le(self.incarnation);
-        bytes.put_u8(u8::from(remembered.is_some()));
-        bytes.put_u64_le(remembered.unwrap_or(0));
-        Ok(bytes.freeze())
+    /// Reads such an answer.
+    pub(crate) fn heard(mut answer: Bytes) -> Result<Self, Malformed> {
+        let what = "formation";
+        let incarnation = Incarnation(take_u128(&mut answer, what)?);
+        let formed = match take_u8(&mut answer, what)? {
+            0 => false,
+            1 => true,
+            _ => return Err(Malformed { what, why: "neither formed nor not" }),
+        };
+        let mut members = BTreeMap::new();
+        for _ in 0..take_u16(&mut answer, what)? {
+            let node = NodeId(take_u64(&mut answer, what)?);
+            members.insert(node, Incarnation(take_u128(&mut answer, what)?));
+        }
+        if !answer.is_empty() {
+            return Err(Malformed { what, why: "stray bytes follow" });
+        }
+        Ok(Self { incarnation, members: formed.then_some(members) })
     }
 }
 
-impl Acquaintance {
-    pub(crate) fn decode(mut answer: Bytes) -> Result<Self, Malformed> {
-        let incarnation = take_u64(&mut answer, "acquaintance")?;
-        let remembered = take_u8(&mut answer, "acquaintance")? == 1;
-        let value = take_u64(&mut answer, "acquaintance")?;
-        Ok(Self { incarnation, remembered: remembered.then_some(value) })
-    }
+fn draw() -> Incarnation {
+    let half = || u128::from(random().next_u64());
+    Incarnation(half() << 64 | half())
 }
 
 #[cfg(test)]
@@ -149,21 +130,25 @@ mod tests {
     use crate::disk::SimulatedDisk;
 
     fn formed() -> Formation {
-        let members = BTreeMap::from([(NodeId(1), 11), (NodeId(2), 22)]);
-        Formation { incarnation: 11, members: Some(members) }
+        let members = BTreeMap::from([(NodeId(1), Incarnation(11)), (NodeId(2), Incarnation(22 << 100))]);
+        Formation { incarnation: Incarnation(11), members: Some(members) }
     }
 
     /// The cell's layout does not drift, and comes back as it was.
     #[test]
     fn golden_cell() {
-        let cell = Formation { incarnation: 258, members: Some(BTreeMap::from([(NodeId(1), 7)])) }.encode();
-        let rest = [2, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(cell[0], 1);
-        assert_eq!(cell[1..5], [0x97, 0x6c, 0x62, 0xbc]);
-        assert_eq!(cell[5..], rest);
-        for formation in [formed(), Formation { incarnation: 5, members: None }] {
-            assert_eq!(Formation::decode(formation.encode()), Ok(formation));
+        let members = BTreeMap::from([(NodeId(1), Incarnation(7))]);
+        let cell = Formation { incarnation: Incarnation(258 | 3 << 120), members: Some(members) }.encode();
+        let own = [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 1, 1, 0];
+        let member = [1, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(cell[0], 2);
+        assert_eq!(cell[1..5], [0x8a, 0xe5, 0x04, 0x20]);
+        assert_eq!(cell[5..], [&own[..], &member[..]].concat());
+        for formation in [formed(), Formation { incarnation: Incarnation(5), members: None }] {
+            assert_eq!(Formation::decode(formation.encode()), Ok(formation.clone()));
+            assert_eq!(Formation::heard(formation.tell()), Ok(formation));
         }
+        assert!(Formation::heard(Bytes::from_static(b"short")).is_err());
     }
 
     /// A damaged cell keeps the node from starting, and says why: no flipped bit and no cut passes for
@@ -190,19 +175,5 @@ mod tests {
         let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::new());
         disk.write_cell(CELL, &whole).unwrap();
         assert_eq!(Formation::load(&disk).await.unwrap(), formed());
-    }
-
-    /// A member that has formed remembers whom it formed with; one that has not remembers nobody.
-    #[test]
-    fn remembers_whom_it_formed_with() {
-        let ask = |of: &Formation, node| {
-            let asker = Formation { incarnation: 99, members: None };
-            Acquaintance::decode(of.answer(asker.question(NodeId(node))).unwrap()).unwrap()
-        };
-        assert_eq!(ask(&formed(), 2), Acquaintance { incarnation: 11, remembered: Some(22) });
-        assert_eq!(ask(&formed(), 3), Acquaintance { incarnation: 11, remembered: None });
-        let fresh = Formation { incarnation: 8, members: None };
-        assert_eq!(ask(&fresh, 2), Acquaintance { incarnation: 8, remembered: None });
-        assert!(fresh.answer(Bytes::from_static(b"short")).is_err());
     }
 }

@@ -1,6 +1,8 @@
-//! One Raft group as the rest of flotilla sees it: propose, read, look, change members, hand over.
+//! One Raft group as the rest of flotilla sees it: propose, read, look, hand over. Its members change in
+//! [`crate::membership`].
 
 use crate::error::{Fatal, MemberError, ProposeError, ReadError};
+use crate::formation::Formation;
 use crate::machine::Machine;
 use crate::proposer::Proposer;
 use crate::read_index::ReadIndexer;
@@ -9,16 +11,16 @@ use crate::snapshot::SnapshotStore;
 use crate::staleness::Staleness;
 use crate::status::{GroupStatus, Role};
 use crate::transport::Transport;
-use crate::types::{Address, TypeConfig};
+use crate::types::{Address, Member, ReplicaDescriptor, ReplicaId, TypeConfig};
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, InitializeError, RaftError};
+use openraft::errors::{InitializeError, RaftError};
 use openraft::storage::RaftStateMachine;
 use openraft::{Instant, ServerState};
-use proto::{GroupId, NodeId};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use proto::{GroupId, Incarnation, NodeId};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 /// The service number, on the transport's request lane, by which followers ask for a read index; the others
@@ -29,6 +31,15 @@ pub(crate) const READ_INDEX_SERVICE: u8 = 0;
 /// again.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(1);
 const RECOVERY_PACE: Duration = Duration::from_millis(100);
+
+/// How a replica comes into its group, where the disk holds nothing of it yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// By being given the group's first members, itself among them.
+    FirstMember,
+    /// By being added to a group that others have.
+    Learner,
+}
 
 /// The whole of a group's replica on this node, shared by its handles.
 pub(crate) struct Inner<M: Machine> {
@@ -44,6 +55,14 @@ pub(crate) struct Inner<M: Machine> {
     pub(crate) transport: Arc<Transport>,
     /// Whether the machine holds all that it may have shown before this start; once it does, for good.
     pub(crate) recovered: AtomicBool,
+    pub(crate) replica: ReplicaId,
+    pub(crate) standing: Standing,
+    /// Whether its peers find it: a first member is silent until it has written down the first members, for what
+    /// it answered before nobody would remember.
+    pub(crate) established: AtomicBool,
+    pub(crate) formation: Arc<RwLock<Formation>>,
+    /// Held by whoever changes the members from here.
+    pub(crate) changes: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A handle to a group's replica on this node; cheap to clone.
@@ -77,23 +96,87 @@ impl<M: Machine> Group<M> {
     /// Where a member is reached.
     pub fn address_of(&self, node: NodeId) -> Option<Address> {
         let metrics = self.inner.raft.server_metrics();
-        metrics.borrow_watched().membership_config.membership().get_node(&node.0).cloned()
+        let descriptor = metrics.borrow_watched().membership_config.membership().get_node(&node.0).cloned();
+        descriptor.map(|descriptor| descriptor.address)
     }
 
-    /// Gives the group its first members, where it has none. Every member may do so, with the same members.
+    /// Which replica this is, once it takes part in its group.
+    pub(crate) fn replica_id(&self) -> Option<ReplicaId> {
+        self.inner.established.load(Ordering::Acquire).then_some(self.inner.replica)
+    }
+
+    /// Gives the group its first members, where it has none: nodes among those that the cluster was born with, which
+    /// know each other's incarnations. Every member may do so, with the same members.
     ///
     /// # Errors
-    /// [`Fatal`] where the group cannot go on. A group that has members already is left as it is.
+    /// [`Fatal`] where this node has not formed the cluster with all of them, or the group cannot go on. A group
+    /// that has members already is left as it is.
     pub async fn bootstrap(&self, members: &BTreeMap<NodeId, Address>) -> Result<(), Fatal> {
-        let members: BTreeMap<u64, Address> =
-            members.iter().map(|(id, address)| (id.0, address.clone())).collect();
+        let alone = members.keys().eq([&self.inner.node]);
+        let mut pinned = BTreeMap::new();
+        for (&node, address) in members {
+            let own = alone.then_some(self.inner.replica.incarnation);
+            let incarnation = own.or_else(|| self.first_incarnation(node)).ok_or_else(|| {
+                self.fatal(&format!(
+                    "the cluster has not formed here, or {node} was not among its first members"
+                ))
+            })?;
+            pinned.insert(node, Member { address: address.clone(), incarnation });
+        }
+        self.bootstrap_pinned(&pinned).await
+    }
+
+    fn first_incarnation(&self, node: NodeId) -> Option<Incarnation> {
+        let formation = self.inner.formation.read().unwrap_or_else(PoisonError::into_inner);
+        formation.members.as_ref()?.get(&node).copied()
+    }
+
+    /// As [`bootstrap`](Self::bootstrap), with members of whom somebody knows what their disks were when the group
+    /// was thought of: for groups that are made while the cluster runs.
+    ///
+    /// # Errors
+    /// [`Fatal::Group`] where this replica cannot be a first member: its node's disk is another, or had a replica of
+    /// the group before, or it was opened as a learner. It has done nothing then, and can be dropped.
+    pub async fn bootstrap_pinned(&self, members: &BTreeMap<NodeId, Member>) -> Result<(), Fatal> {
+        if self.is_initialized().await? {
+            return Ok(());
+        }
+        self.check_first_member(members)?;
+        let alone = members.len() == 1;
+        let descriptor = |member: &Member| ReplicaDescriptor {
+            address: member.address.clone(),
+            // A group of one knows which life it is in; of several, all must say the same of each other.
+            replica: ReplicaId {
+                incarnation: member.incarnation,
+                life: if alone { self.inner.replica.life } else { 0 },
+            },
+        };
+        let members: BTreeMap<u64, ReplicaDescriptor> =
+            members.iter().map(|(id, member)| (id.0, descriptor(member))).collect();
         match self.inner.raft.initialize(members).await {
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
+                self.inner.established.store(true, Ordering::Release);
+                Ok(())
+            }
             Err(RaftError::APIError(InitializeError::NotInMembers(refused))) => {
                 Err(self.fatal(&format!("this node is not among the members: {refused}")))
             }
             Err(RaftError::Fatal(fatal)) => Err(self.fatal(&fatal.to_string())),
         }
+    }
+
+    fn check_first_member(&self, members: &BTreeMap<NodeId, Member>) -> Result<(), Fatal> {
+        let ReplicaId { incarnation, life } = self.inner.replica;
+        let why = match members.get(&self.inner.node) {
+            None => "this node is not among the members".to_owned(),
+            Some(own) if own.incarnation != incarnation => {
+                format!("this node's disk is {incarnation}, not {}", own.incarnation)
+            }
+            Some(_) if self.inner.standing == Standing::Learner => "it was opened as a learner".to_owned(),
+            Some(_) if life > 0 && members.len() > 1 => "this disk had a replica of it before".to_owned(),
+            Some(_) => return Ok(()),
+        };
+        Err(self.fatal(&format!("it cannot be a first member: {why}")))
     }
 
     /// Whether this replica has a log or a snapshot, and with it members.
@@ -104,7 +187,7 @@ impl<M: Machine> Group<M> {
         self.inner.raft.is_initialized().await.map_err(|fatal| self.fatal(&fatal.to_string()))
     }
 
-    fn fatal(&self, why: &str) -> Fatal {
+    pub(crate) fn fatal(&self, why: &str) -> Fatal {
         Fatal::Group { group: self.inner.id, why: why.to_owned() }
     }
 
@@ -148,6 +231,11 @@ impl<M: Machine> Group<M> {
     /// Reads the machine as it stands, however old that is; see [`GroupStatus::lag`].
     pub fn read_stale<T>(&self, read: impl FnOnce(&M) -> T) -> T {
         self.inner.shared.read(read)
+    }
+
+    /// Follows the index of the last entry that the machine has applied.
+    pub fn applied(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.shared.applied()
     }
 
     /// How far the machine is behind; see [`GroupStatus::lag`].
@@ -205,6 +293,7 @@ impl<M: Machine> Group<M> {
             (_, ServerState::Learner) => Role::Learner,
         };
         let matched = metrics.replication.iter().flatten();
+        let members = || membership.nodes();
         GroupStatus {
             group: self.inner.id,
             node: self.inner.node,
@@ -212,7 +301,12 @@ impl<M: Machine> Group<M> {
             term: metrics.current_term,
             leader: metrics.current_leader.map(NodeId),
             voters: membership.voter_ids().map(NodeId).collect(),
-            members: membership.nodes().map(|(&id, address)| (NodeId(id), address.clone())).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
+            joint: membership.get_joint_config().len() > 1,
+            settled: metrics.membership_config == metrics.committed_membership_config,
+            membership_index: metrics.membership_config.log_id().as_ref().map(|id| id.index()),
+            members: members().map(|(&id, member)| (NodeId(id), member.address.clone())).collect(),
+            incarnations: members().map(|(&id, member)| (NodeId(id), member.replica.incarnation)).collect(),
             last_index: metrics.last_log_index,
             committed_index: metrics.cluster_committed.map(|id| id.index()),
             applied_index: metrics.last_applied.map(|id| id.index()),
@@ -280,39 +374,6 @@ impl<M: Machine> Group<M> {
             }
         };
         tokio::time::timeout(deadline, known).await.unwrap_or(Err(ReadError::NoQuorum(self.inner.id)))
-    }
-
-    /// Adds a member without a vote, or gives a member another address; it begins to catch up at once.
-    ///
-    /// # Errors
-    /// [`MemberError`].
-    pub async fn add_learner(&self, node: NodeId, address: Address) -> Result<(), MemberError> {
-        let added = self.inner.raft.add_learner(node.0, address, false).await;
-        added.map(|_| ()).map_err(|error| self.member_error(error))
-    }
-
-    /// Makes `voters` the members with a vote, through a joint configuration; the others are removed.
-    ///
-    /// # Errors
-    /// [`MemberError`].
-    pub async fn change_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), MemberError> {
-        let voters: BTreeSet<u64> = voters.iter().map(|node| node.0).collect();
-        let changed = self.inner.raft.change_membership(voters, false).await;
-        changed.map(|_| ()).map_err(|error| self.member_error(error))
-    }
-
-    fn member_error(&self, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> MemberError {
-        let group = self.inner.id;
-        match error {
-            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
-                MemberError::NotLeader { group, leader: crate::proposer::leader_of(&forward) }
-            }
-            RaftError::APIError(
-                refused @ (ClientWriteError::ChangeMembershipError(_)
-                | ClientWriteError::PreconditionFailed(_)),
-            ) => MemberError::Refused { group, why: refused.to_string() },
-            lost => MemberError::Unknown { group, why: lost.to_string() },
-        }
     }
 
     /// Hands leadership to the voter that holds most of the log, or to `to`; returns once another leads.

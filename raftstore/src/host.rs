@@ -5,32 +5,32 @@
 
 use crate::compaction::Compactor;
 use crate::config::RaftConfig;
-use crate::disk::{Disk, lock};
+use crate::directory::{Directory, FORMATION_SERVICE};
+use crate::disk::Disk;
 use crate::error::Fatal;
-use crate::formation::{Acquaintance, Formation};
-use crate::group::{Group, Inner, READ_INDEX_SERVICE};
+use crate::formation::Formation;
+use crate::group::{Group, Inner, Standing};
+use crate::lives::{Life, Lives};
 use crate::machine::Machine;
+use crate::membership;
 use crate::network::Network;
-use crate::peer;
 use crate::proposer::Proposer;
 use crate::read_index::ReadIndexer;
 use crate::replica::{Shared, StateMachine};
 use crate::replicated_time::ReplicatedTime;
-use crate::runtime::{Clock, Supervisor};
+use crate::runtime::{Clock, Supervisor, Ticker};
 use crate::staleness::Staleness;
 use crate::storage::{Identity, Storage, StorageConfig, StorageStats};
-use crate::transport::{
-    CallError, Inbound, LogFloor, Refusal, Replica, Server, Transport, TransportConfig, TransportStats,
-};
-use crate::types::Address;
+use crate::transport::{CallError, LogFloor, Refusal, Server, Transport, TransportConfig, TransportStats};
+use crate::types::{Address, ReplicaId};
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt, join_all};
-use proto::{GroupId, NodeId};
-use std::collections::{BTreeMap, BTreeSet};
+use futures_util::future::{BoxFuture, join_all};
+use proto::{GroupId, Incarnation, NodeId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::watch;
 
 /// A node's place and manners.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,130 +65,8 @@ pub trait Services: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Bytes, Refusal>>;
 }
 
-/// A group of any machine, as far as the host drives it.
-trait Hosted: Send + Sync {
-    fn replica(&self) -> Arc<dyn Replica>;
-    fn read_index(&self) -> BoxFuture<'static, Bytes>;
-    fn hand_over(&self, deadline: Duration) -> BoxFuture<'_, ()>;
-    fn shutdown(&self) -> BoxFuture<'_, ()>;
-}
-
-impl<M: Machine> Hosted for Group<M> {
-    fn replica(&self) -> Arc<dyn Replica> {
-        peer::replica(&self.inner)
-    }
-
-    fn read_index(&self) -> BoxFuture<'static, Bytes> {
-        let group = self.clone();
-        async move { group.serve_read_index().await }.boxed()
-    }
-
-    fn hand_over(&self, deadline: Duration) -> BoxFuture<'_, ()> {
-        async move {
-            if let Err(error) = Group::hand_over(self, None, deadline).await {
-                tracing::info!(group = %self.id(), %error, "leadership stays until it times out");
-            }
-        }
-        .boxed()
-    }
-
-    fn shutdown(&self) -> BoxFuture<'_, ()> {
-        Group::shutdown(self).boxed()
-    }
-}
-
-/// The service number, on the transport's request lane, by which first members ask for each other's
-/// incarnation.
-const FORMATION_SERVICE: u8 = 1;
-
 /// How long to wait for one answer of a first member, and between two rounds of asking.
 const FORMATION_PACE: Duration = Duration::from_millis(200);
-
-/// What the transport asks; shared with it, so that the host itself is not.
-struct Directory {
-    groups: RwLock<BTreeMap<GroupId, Arc<dyn Hosted>>>,
-    /// Groups that are being opened or dropped; those that run are not here.
-    claimed: Mutex<BTreeSet<GroupId>>,
-    services: OnceCell<Arc<dyn Services>>,
-    formation: RwLock<Formation>,
-}
-
-/// The right to open or to drop a group, which one task has at a time.
-struct Claim {
-    directory: Arc<Directory>,
-    group: GroupId,
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        lock(&self.directory.claimed).remove(&self.group);
-    }
-}
-
-impl Directory {
-    /// Claims a group until the claim is dropped.
-    fn claim(self: &Arc<Self>, group: GroupId) -> Result<Claim, Fatal> {
-        if lock(&self.claimed).insert(group) {
-            return Ok(Claim { directory: self.clone(), group });
-        }
-        Err(Fatal::Group { group, why: "it is being opened or dropped already".into() })
-    }
-
-    fn formation(&self) -> Formation {
-        self.formation.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn is_formed(&self) -> bool {
-        self.formation.read().unwrap_or_else(PoisonError::into_inner).members.is_some()
-    }
-
-    fn acquaint(&self, question: Bytes) -> BoxFuture<'static, Result<Bytes, Refusal>> {
-        let answer = self.formation().answer(question);
-        std::future::ready(answer.map_err(|error| Refusal::Unsupported(error.to_string()))).boxed()
-    }
-
-    fn hosted(&self, group: GroupId) -> Option<Arc<dyn Hosted>> {
-        self.groups.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
-    }
-
-    fn read_index(&self, body: &[u8]) -> BoxFuture<'static, Result<Bytes, Refusal>> {
-        let group = <[u8; 8]>::try_from(body).map(|bytes| GroupId(u64::from_le_bytes(bytes)));
-        let hosted = group.map(|group| self.hosted(group));
-        async move {
-            match hosted {
-                Ok(Some(hosted)) => Ok(hosted.read_index().await),
-                Ok(None) => Err(Refusal::Unavailable("this node has no replica of that group".into())),
-                Err(_) => Err(Refusal::Unsupported("a read index is asked for by a group's id".into())),
-            }
-        }
-        .boxed()
-    }
-}
-
-impl Inbound for Directory {
-    fn replica(&self, group: GroupId) -> Option<Arc<dyn Replica>> {
-        // A replica that has not formed must not vote: see the formation module.
-        if !self.is_formed() {
-            return None;
-        }
-        self.hosted(group).map(|hosted| hosted.replica())
-    }
-
-    fn call(
-        &self,
-        from: NodeId,
-        service: u8,
-        body: Bytes,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<Bytes, Refusal>> {
-        match (service, self.services.get()) {
-            (READ_INDEX_SERVICE, _) => self.read_index(&body),
-            (FORMATION_SERVICE, _) => self.acquaint(body),
-            (_, Some(services)) => services.call(from, service, body, deadline),
-            (_, None) => std::future::ready(Err(Refusal::Unavailable("the node is starting".into()))).boxed(),
-        }
-    }
-}
 
 /// A node's groups and what they share.
 pub struct Host {
@@ -199,6 +77,7 @@ pub struct Host {
     transport: Arc<Transport>,
     server: Server,
     directory: Arc<Directory>,
+    lives: tokio::sync::Mutex<Lives>,
     /// Why the host must stop, once it must.
     failure: watch::Sender<Option<Fatal>>,
 }
@@ -221,19 +100,15 @@ impl Host {
         let storage = storage.map_err(|error| Fatal::Storage(error.to_string()))?;
         let transport =
             Transport::new(config.node, config.cluster.clone(), network, config.transport.clone());
-        let formation = RwLock::new(Formation::load(&disk).await?);
-        let directory = Arc::new(Directory {
-            groups: RwLock::default(),
-            claimed: Mutex::default(),
-            services: OnceCell::new(),
-            formation,
-        });
+        let directory = Directory::new(Formation::load(&disk).await?);
+        let lives = tokio::sync::Mutex::new(Lives::load(&disk).await?);
         let server = transport
             .serve(&config.listen, directory.clone())
             .await
             .map_err(|error| Fatal::Listen { address: config.listen.clone(), why: error.to_string() })?;
         let failure = watch::Sender::new(None);
-        let host = Arc::new(Self { config, clock, disk, storage, transport, server, directory, failure });
+        let host = Self { config, clock, disk, storage, transport, server, directory, lives, failure };
+        let host = Arc::new(host);
         host.watch_storage();
         Ok(host)
     }
@@ -254,6 +129,12 @@ impl Host {
         self.config.node
     }
 
+    /// What this node's disk is: drawn when it was new, so that a node whose disk was lost is told from the node that
+    /// it was.
+    pub fn incarnation(&self) -> Incarnation {
+        self.directory.formation().incarnation
+    }
+
     /// Where this node listens for others, with the port that was taken for port 0.
     pub fn local_address(&self) -> &str {
         self.server.local_address()
@@ -264,10 +145,11 @@ impl Host {
     /// # Panics
     /// When called again.
     pub fn set_services(&self, services: Arc<dyn Services>) {
-        assert!(self.directory.services.set(services).is_ok(), "a host's services are set once");
+        assert!(self.directory.set_services(services), "a host's services are set once");
     }
 
-    /// Starts this node's replica of `id` from what the disk holds of it; `fresh` makes an empty machine.
+    /// Starts this node's replica of `id` from what the disk holds of it; `fresh` makes an empty machine. Where the
+    /// disk holds nothing, the replica is silent until it is given its group's first members.
     ///
     /// # Errors
     /// [`Fatal`] where the disk's state cannot be loaded, or the replica runs already or is being opened or
@@ -277,6 +159,28 @@ impl Host {
         id: GroupId,
         fresh: impl Fn() -> M + Send + Sync + 'static,
     ) -> Result<Group<M>, Fatal> {
+        self.open(id, Standing::FirstMember, fresh).await
+    }
+
+    /// As [`open_group`](Self::open_group), for a group that others have: where the disk holds nothing of it, the
+    /// replica waits for [`Group::add_learner`] on the group's leader.
+    ///
+    /// # Errors
+    /// As [`open_group`](Self::open_group).
+    pub async fn open_learner<M: Machine>(
+        &self,
+        id: GroupId,
+        fresh: impl Fn() -> M + Send + Sync + 'static,
+    ) -> Result<Group<M>, Fatal> {
+        self.open(id, Standing::Learner, fresh).await
+    }
+
+    async fn open<M: Machine>(
+        &self,
+        id: GroupId,
+        standing: Standing,
+        fresh: impl Fn() -> M + Send + Sync + 'static,
+    ) -> Result<Group<M>, Fatal> {
         let failed = |why: String| Fatal::Group { group: id, why };
         // Two replicas on one log would destroy it, so nothing is made before it is certain to be the only
         // one.
@@ -284,6 +188,9 @@ impl Host {
         if self.directory.hosted(id).is_some() {
             return Err(failed("it runs on this node already".into()));
         }
+        let life = self.present_life(id).await?;
+        let replica = ReplicaId { incarnation: self.incarnation(), life };
+        let known = self.storage.groups().contains(&id);
         let raft_config = &self.config.raft;
         let time = Arc::new(ReplicatedTime::new(self.clock.clone()));
         let shared = Shared::new(id, Arc::new(fresh), time.clone());
@@ -296,8 +203,9 @@ impl Host {
         let log = self.storage.log(id);
         let floor = LogFloor::default();
         let network = self.transport.factory(id, floor.clone());
-        let raft =
-            openraft::Raft::new(self.config.node.0, raft_config.openraft()?, network, log.clone(), machine);
+        // It stands for election once a membership names it, and not where one names a predecessor of it.
+        let openraft = openraft::Config { enable_elect: false, ..(*raft_config.openraft()?).clone() };
+        let raft = openraft::Raft::new(self.config.node.0, Arc::new(openraft), network, log.clone(), machine);
         let supervisor = Supervisor::default();
         let raft = supervisor.watch_over(raft).await.map_err(|error| failed(error.to_string()))?;
         let live_bytes = {
@@ -313,6 +221,7 @@ impl Host {
             live_bytes: Box::new(live_bytes.clone()),
         };
         tokio::spawn(compactor.run());
+        tokio::spawn(Ticker::new(raft.clone(), raft_config).run());
         let group = Group {
             inner: Arc::new(Inner {
                 id,
@@ -326,31 +235,60 @@ impl Host {
                 staleness: Arc::new(Staleness::new()),
                 transport: self.transport.clone(),
                 recovered: AtomicBool::new(false),
+                replica,
+                standing,
+                established: AtomicBool::new(known || standing == Standing::Learner),
+                formation: self.directory.shared_formation(),
+                changes: Arc::default(),
             }),
         };
+        tokio::spawn(membership::watch_over(group.clone()));
         self.watch_group(&group, supervisor);
         Self::recover_group(&group);
-        let mut groups = self.directory.groups.write().unwrap_or_else(PoisonError::into_inner);
-        groups.insert(id, Arc::new(group.clone()));
+        self.directory.list(&group);
         Ok(group)
     }
 
-    /// Stops this node's replica of `id`, where it runs, and forgets its log, vote and snapshot, durably: the
-    /// replica has left the group for good. Were it still a member, its votes would be forgotten with the rest.
-    /// After that it may be opened again, as a new one.
+    /// The life that a replica begins or goes on with, once nothing is left of those before it.
+    async fn present_life(&self, id: GroupId) -> Result<u64, Fatal> {
+        let life = self.lives.lock().await.of(id);
+        if !life.forgotten {
+            self.forget(id, life).await?;
+        }
+        Ok(life.number)
+    }
+
+    /// Stops this node's replica of `id`, where it runs, and forgets its log, vote and snapshot, durably. Where it
+    /// was still a member, the group has lost it, as by a crash for ever: nobody votes or acknowledges in its name
+    /// again. After that it may be opened again, as another replica.
     ///
     /// # Errors
     /// [`Fatal::Storage`] where the disk fails, [`Fatal::Group`] where it is being opened or dropped already.
     pub async fn drop_group(&self, id: GroupId) -> Result<(), Fatal> {
         let _claim = self.directory.claim(id)?;
+        let hosted = self.directory.hosted(id);
+        let mut life = self.lives.lock().await.of(id);
+        if hosted.is_none() && life.forgotten && !self.storage.groups().contains(&id) {
+            return Ok(());
+        }
+        if life.forgotten {
+            life = Life { number: life.number + 1, forgotten: false };
+            self.lives.lock().await.set(&self.disk, id, life).await?;
+        }
         // It stays listed until it is forgotten: whoever gives up half-way can only drop it again, not open
         // it.
-        if let Some(hosted) = self.directory.hosted(id) {
+        if let Some(hosted) = hosted {
             hosted.shutdown().await;
         }
-        self.storage.forget(id).await.map_err(|error| Fatal::Storage(error.to_string()))?;
-        self.directory.groups.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.forget(id, life).await?;
+        self.directory.strike(id);
         Ok(())
+    }
+
+    /// Forgets what is left of earlier lives, and that there was something left.
+    async fn forget(&self, id: GroupId, life: Life) -> Result<(), Fatal> {
+        self.storage.forget(id).await.map_err(|error| Fatal::Storage(error.to_string()))?;
+        self.lives.lock().await.set(&self.disk, id, Life { forgotten: true, ..life }).await
     }
 
     /// The groups of which this node's disk holds something, in order.
@@ -383,52 +321,67 @@ impl Host {
         });
     }
 
-    /// Waits until every first member has been met, once in a cluster's life; then, and at once ever after,
-    /// groups may be given their members.
+    /// Waits until the first members' incarnations are settled, once in a cluster's life; then, and at once ever
+    /// after, groups may be given their members. Settling them takes all first members at the same time; whoever
+    /// comes later needs one that knows them. A node that is not among the first members has nothing to wait for.
     ///
     /// # Errors
     /// [`Fatal::Amnesia`] where the cluster knows this node by another disk, which is lost: its votes are lost
-    /// with it. [`Fatal::Storage`] where the disk fails.
+    /// with it. It may stop, or go on as one that opens groups as a learner only. [`Fatal::Storage`] where the disk
+    /// fails.
     pub async fn form(&self, members: &BTreeMap<NodeId, Address>) -> Result<(), Fatal> {
-        let mut formation = self.directory.formation();
-        if formation.members.is_some() {
+        let own = self.directory.formation();
+        if own.members.is_some() || !members.contains_key(&self.config.node) {
             return Ok(());
         }
-        let mut met = BTreeMap::from([(self.config.node, formation.incarnation)]);
+        let settles = members.keys().next() == Some(&self.config.node);
+        let mut met = BTreeMap::from([(self.config.node, own.incarnation)]);
         loop {
-            // All of them each time: one that is down must not keep another's word from being heard.
-            let unmet = members.iter().filter(|(node, _)| !met.contains_key(node));
-            let asked = unmet.map(|(&other, address)| {
-                self.meet(&formation, other, &address.peer).map(move |a| (other, a))
-            });
-            for (other, acquaintance) in join_all(asked).await {
-                match acquaintance {
-                    Some(Acquaintance { remembered: Some(old), .. }) if old != formation.incarnation => {
-                        return Err(Fatal::Amnesia { node: self.config.node, by: other });
+            // All of them each time: one that is down must not keep another's word from being heard, and one may
+            // have lost its disk since it was heard last.
+            let others = members.iter().filter(|(node, _)| **node != self.config.node);
+            let asked =
+                others.map(|(&other, address)| async move { (other, self.meet(other, address).await) });
+            for (other, heard) in join_all(asked).await {
+                match heard {
+                    Some(Formation { members: Some(settled), .. }) => {
+                        return self.join_formation(settled, other).await;
                     }
-                    Some(acquaintance) => drop(met.insert(other, acquaintance.incarnation)),
+                    Some(Formation { incarnation, .. }) => drop(met.insert(other, incarnation)),
                     None => {
                         tracing::info!(node = %self.config.node, waits_for = %other, "cluster is not formed yet")
                     }
                 }
             }
-            if members.keys().all(|node| met.contains_key(node)) {
-                break;
+            if settles && members.keys().all(|node| met.contains_key(node)) {
+                return self.formed(met).await;
             }
             tokio::time::sleep(FORMATION_PACE).await;
         }
-        formation.members = Some(met);
-        formation.save(&self.disk).await?;
-        *self.directory.formation.write().unwrap_or_else(PoisonError::into_inner) = formation;
-        Ok(())
     }
 
-    async fn meet(&self, own: &Formation, other: NodeId, address: &str) -> Option<Acquaintance> {
-        let question = own.question(self.config.node);
-        let call = self.transport.call(other, address, FORMATION_SERVICE, question, FORMATION_PACE);
+    async fn meet(&self, other: NodeId, address: &Address) -> Option<Formation> {
+        let call = self.transport.call(other, &address.peer, FORMATION_SERVICE, Bytes::new(), FORMATION_PACE);
         let answer =
             call.await.inspect_err(|error| tracing::debug!(%other, %error, "first member is not met yet"));
-        Acquaintance::decode(answer.ok()?).ok()
+        Formation::heard(answer.ok()?).ok()
+    }
+
+    /// Takes over what `by` knows of the first members.
+    async fn join_formation(&self, settled: BTreeMap<NodeId, Incarnation>, by: NodeId) -> Result<(), Fatal> {
+        let node = self.config.node;
+        match settled.get(&node) {
+            Some(known) if *known == self.incarnation() => self.formed(settled).await,
+            Some(_) => Err(Fatal::Amnesia { node, by }),
+            None => Err(Fatal::Config(format!("members: {by} has formed the cluster without {node}"))),
+        }
+    }
+
+    async fn formed(&self, members: BTreeMap<NodeId, Incarnation>) -> Result<(), Fatal> {
+        let formation = Formation { members: Some(members), ..self.directory.formation() };
+        formation.save(&self.disk).await?;
+        self.directory.set_formation(formation);
+        Ok(())
     }
 
     /// Sends a request to a service of another node.
@@ -487,13 +440,8 @@ impl Host {
     /// Hands away this node's leaderships, so that writes go on elsewhere at once; as far as that succeeds
     /// within `deadline`.
     pub async fn hand_over(&self, deadline: Duration) {
-        let groups = self.hosted();
+        let groups = self.directory.all();
         join_all(groups.iter().map(|group| group.hand_over(deadline))).await;
-    }
-
-    fn hosted(&self) -> Vec<Arc<dyn Hosted>> {
-        let groups = self.directory.groups.read().unwrap_or_else(PoisonError::into_inner);
-        groups.values().cloned().collect()
     }
 
     /// Stops groups, transport and disk, in that order. What was acknowledged stays; what was not ends with an
@@ -502,9 +450,9 @@ impl Host {
     /// # Errors
     /// [`Fatal`] where the log could not be closed cleanly. It is recovered at the next start all the same.
     pub async fn shutdown(&self) -> Result<(), Fatal> {
-        let groups = self.hosted();
+        let groups = self.directory.all();
         join_all(groups.iter().map(|group| group.shutdown())).await;
-        self.directory.groups.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.directory.clear();
         self.server.shutdown().await;
         self.transport.shutdown().await;
         self.storage.close().await.map_err(|error| Fatal::Storage(error.to_string()))

@@ -26,7 +26,10 @@
 //! - [`Group::read`] sees every command answered before it was called, by the leader or, through
 //!   [`Group::read_following`], by any replica; neither trusts a clock.
 //! - A node whose disk fails, or holds something else than was written, stops with the reason ([`Host::failed`]).
-//! - A node that comes back with an empty disk does not vote ([`Host::form`]).
+//! - Members change while the group works ([`Group::add_learner`], [`Group::promote`], [`Group::remove`]), one at a
+//!   time, and are never left half changed.
+//! - A replica that was lost, with its node's disk or by being dropped, is nobody's voice again: its node votes and
+//!   acknowledges only as somebody new, once it was added as such ([`Host::form`], [`Host::open_learner`]).
 //!
 //! # An example
 //!
@@ -80,20 +83,24 @@
 //!
 //! # What is missing
 //!
-//! Lease reads, TLS on the transport, replicas that return under a new incarnation, and heartbeats of many groups
-//! in one message: today each group sends its own, and those that are due together share a write.
+//! Lease reads, TLS on the transport, and heartbeats of many groups in one message: today each group sends its own,
+//! and those that are due together share a write. A group that lost most of its voters for good stays without a
+//! leader: nobody can decide in their stead.
 
 mod codec;
 mod commands;
 mod compaction;
 mod config;
+mod directory;
 mod disk;
 mod error;
 mod formation;
 mod group;
 mod host;
+mod lives;
 mod log;
 mod machine;
+mod membership;
 mod network;
 mod pace;
 mod peer;
@@ -123,4 +130,4 @@ pub use runtime::{Clock, Random, SimulatedClock, SystemClock, random, seed};
 pub use status::{GroupStatus, Role};
 pub use storage::{Identity, LATENCY_BUCKETS, StorageConfig, StorageError, StorageStats};
 pub use transport::{CallError, LaneStats, RaftCalls, Refusal, TransportConfig, TransportStats};
-pub use types::Address;
+pub use types::{Address, Member};

@@ -7,9 +7,11 @@
 
 mod grid;
 mod supervisor;
+mod ticker;
 mod watch;
 
 pub(crate) use self::supervisor::Supervisor;
+pub(crate) use self::ticker::Ticker;
 
 use self::watch::OrderedWatch;
 use openraft::OptionalSend;

@@ -1,7 +1,7 @@
 //! What a group looks like from one of its replicas, at a glance.
 
 use crate::types::Address;
-use proto::{GroupId, NodeId};
+use proto::{GroupId, Incarnation, NodeId};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -46,10 +46,20 @@ pub struct GroupStatus {
     pub term: u64,
     /// Who leads the term, where known.
     pub leader: Option<NodeId>,
-    /// Members with a vote.
+    /// Members with a vote; while [`joint`](Self::joint), those of before the change and those of after it.
     pub voters: Vec<NodeId>,
+    /// Members without a vote.
+    pub learners: Vec<NodeId>,
+    /// Whether a change of voters is half-way: it takes a majority of the old ones and one of the new.
+    pub joint: bool,
+    /// Whether the members are what a quorum agreed on, as far as this replica knows.
+    pub settled: bool,
+    /// The entry of the log that made the members what they are: of two reports, the later one is newer.
+    pub membership_index: Option<u64>,
     /// All members, voters and learners, with their addresses.
     pub members: BTreeMap<NodeId, Address>,
+    /// What the disk of each member was when it became one.
+    pub incarnations: BTreeMap<NodeId, Incarnation>,
     /// The last entry in this replica's log.
     pub last_index: Option<u64>,
     /// The last entry that a quorum holds, as far as this replica knows.

@@ -1,9 +1,9 @@
 //! One grid for the timers of all groups in a process: those that are due within a line's width fire together.
 //!
-//! openraft gives every replica a tick of its own, about every fifth of a heartbeat, and spreads their phases. With
-//! hundreds of groups a node would wake thousands of times a second, mostly for a single tick; what two groups have
-//! to say to one peer would leave in two writes. On the grid a node wakes a few dozen times a second whatever the
-//! number of groups, and all that falls due in one wake leaves together.
+//! openraft gives every replica a tick of its own and spreads their phases. With hundreds of groups a node would
+//! wake thousands of times a second, mostly for a single tick; what two groups have to say to one peer would
+//! leave in two writes. On the grid a node wakes a few dozen times a second whatever the number of groups, and
+//! all that falls due in one wake leaves together. When a replica ticks at all, [`super::Ticker`] decides.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -26,18 +26,26 @@ pub(super) fn restart() {
     SIMULATED.set(Some(Instant::now()));
 }
 
-/// How much longer than `wait` to wait from now, so as to end on a line.
-pub(super) fn delay(wait: Duration) -> Duration {
+fn origin() -> Instant {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
-    let origin = SIMULATED.get().unwrap_or_else(|| *ORIGIN.get_or_init(Instant::now));
-    if wait < SOON { Duration::ZERO } else { to_line(origin, Instant::now() + wait) }
+    SIMULATED.get().unwrap_or_else(|| *ORIGIN.get_or_init(Instant::now))
 }
 
-/// From `deadline` to the first line at or after it.
-fn to_line(origin: Instant, deadline: Instant) -> Duration {
-    let past = deadline.saturating_duration_since(origin).as_nanos() % WIDTH.as_nanos();
-    let past = Duration::from_nanos(u64::try_from(past).unwrap_or(0));
-    if past.is_zero() { past } else { WIDTH - past }
+/// How much longer than `wait` to wait from now, so as to end on a line.
+pub(super) fn delay(wait: Duration) -> Duration {
+    let past = past_line(origin(), Instant::now() + wait, WIDTH);
+    if wait < SOON || past.is_zero() { Duration::ZERO } else { WIDTH - past }
+}
+
+/// From now to the next of the lines that are `width` apart; never zero.
+pub(super) fn until_line(width: Duration) -> Duration {
+    width - past_line(origin(), Instant::now(), width)
+}
+
+/// From the last of the lines that are `width` apart to `moment`.
+fn past_line(origin: Instant, moment: Instant, width: Duration) -> Duration {
+    let past = moment.saturating_duration_since(origin).as_nanos() % width.as_nanos();
+    Duration::from_nanos(u64::try_from(past).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -45,12 +53,23 @@ mod tests {
     use super::*;
 
     /// Deadlines move to the next line, by less than its width; what is on a line stays.
-    #[test]
-    fn deadlines_meet_on_lines() {
-        let origin = Instant::now();
+    #[tokio::test(start_paused = true)]
+    async fn deadlines_meet_on_lines() {
+        restart();
         let ms = Duration::from_millis;
-        for (deadline, delay) in [(0, 0), (1, 19), (19, 1), (20, 0), (21, 19), (1_000_001, 19)] {
-            assert_eq!(to_line(origin, origin + ms(deadline)), ms(delay), "{deadline}");
+        for (deadline, later) in [(20, 0), (21, 19), (39, 1), (40, 0), (1_000_001, 19)] {
+            assert_eq!(delay(ms(deadline)), ms(later), "{deadline}");
+        }
+    }
+
+    /// Whoever waits from line to line wakes once at each, whatever the lines' distance.
+    #[tokio::test(start_paused = true)]
+    async fn lines_follow_each_other() {
+        restart();
+        let ms = Duration::from_millis;
+        for (pass, until) in [(0, 200), (1, 199), (198, 1), (1, 200), (250, 150)] {
+            tokio::time::advance(ms(pass)).await;
+            assert_eq!(until_line(ms(200)), ms(until), "{pass}");
         }
     }
 

@@ -95,9 +95,10 @@ fn size(entry: &Entry) -> usize {
         + match &entry.payload {
             Payload::Blank => 0,
             Payload::Normal(data) => data.0.len(),
-            Payload::Membership(membership) => {
-                membership.nodes().map(|(_, node)| 32 + node.peer.len() + node.http.len()).sum()
-            }
+            Payload::Membership(membership) => membership
+                .nodes()
+                .map(|(_, node)| 56 + node.address.peer.len() + node.address.http.len())
+                .sum(),
         }
 }
 

@@ -231,6 +231,8 @@ impl Queue {
         let mut state = self.lock();
         if last {
             let pending = state.pending.remove(&frame.id);
+            // A peer may end a stream of which something still waits to be written.
+            state.drop_unowned_by(frame.id);
             drop(state);
             if let Some(pending) = pending {
                 self.end(pending, Ok(frame));

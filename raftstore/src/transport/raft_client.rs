@@ -17,7 +17,7 @@ use super::queue::{Failure, Queue};
 use super::snapshot::{self, Pieces};
 use crate::codec::{Malformed, take_u8};
 use crate::types::{
-    Address, AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    AppendEntriesRequest, ReplicaDescriptor, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, TypeConfig, Vote, VoteRequest, VoteResponse,
 };
 use bytes::Bytes;
@@ -73,16 +73,23 @@ pub(crate) struct Factory<D> {
     pub(crate) snapshots: PhantomData<fn() -> D>,
 }
 
+impl<D: Pieces> Factory<D> {
+    /// What is sent to a member is for the very replica that the membership means, and reaches no other.
+    fn client(&self, target: u64, ReplicaDescriptor { address, replica }: &ReplicaDescriptor) -> Client<D> {
+        self.transport.client(replica.mailbox(self.group), NodeId(target), address)
+    }
+}
+
 impl<D: Pieces> RaftNetworkFactory<TypeConfig> for Factory<D> {
     type Network = Client<D>;
 
-    async fn new_client(&mut self, target: u64, node: &Address) -> Client<D> {
+    async fn new_client(&mut self, target: u64, node: &ReplicaDescriptor) -> Client<D> {
         let floor = self.floor.clone();
-        Client { floor, ..self.transport.client(self.group, NodeId(target), node) }
+        Client { floor, ..self.client(target, node) }
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, node: &Address) -> Client<D> {
-        Client { heartbeats: true, ..self.transport.client(self.group, NodeId(target), node) }
+    async fn new_heartbeat_client(&mut self, target: u64, node: &ReplicaDescriptor) -> Client<D> {
+        Client { heartbeats: true, ..self.client(target, node) }
     }
 }
 

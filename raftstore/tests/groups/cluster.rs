@@ -6,8 +6,8 @@ use crate::truth::{Told, Truth, recorded};
 use bytes::Bytes;
 use proto::{GroupId, NodeId};
 use raftstore::{
-    Address, Fatal, Group, GroupStatus, Host, HostConfig, ProposeError, RaftConfig, ReadError, Role,
-    SimulatedClock, StorageConfig, TransportConfig,
+    Address, Fatal, Group, GroupStatus, Host, HostConfig, Member, ProposeError, RaftConfig, ReadError, Role,
+    SimulatedClock, SimulatedDisk, StorageConfig, TransportConfig,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -80,6 +80,8 @@ pub struct Cluster {
     pub settings: Settings,
     pub truths: BTreeMap<GroupId, Arc<Truth>>,
     members: BTreeMap<NodeId, Address>,
+    /// Nodes that form nothing, and whose groups are those of others.
+    newcomers: BTreeSet<u64>,
     running: BTreeMap<u64, Node>,
     /// What is left in memory of nodes that lost their power by a fuse or by [`Cluster::kill`].
     ghosts: BTreeMap<u64, Node>,
@@ -119,9 +121,10 @@ impl Cluster {
         let members: BTreeMap<NodeId, Address> =
             (1..=settings.nodes).map(|node| (NodeId(node), address_of(node))).collect();
         Self {
-            rack: Rack::new(1..=settings.nodes + 2),
+            rack: Rack::new(1..=settings.nodes + 3),
             truths: settings.groups.iter().map(|&group| (group, Arc::new(Truth::default()))).collect(),
             members,
+            newcomers: (settings.nodes + 1..=settings.nodes + 3).collect(),
             running: BTreeMap::new(),
             ghosts: BTreeMap::new(),
             commands: AtomicU64::new(0),
@@ -151,7 +154,8 @@ impl Cluster {
         }
     }
 
-    /// Starts a node on its disk as it stands. A first member forms and bootstraps by itself.
+    /// Starts a node on its disk as it stands. A first member forms and bootstraps by itself; a newcomer waits to be
+    /// added.
     pub async fn boot(&mut self, node: u64) -> Result<(), Fatal> {
         let config = self.config(node);
         self.boot_as(node, config).await
@@ -169,7 +173,12 @@ impl Cluster {
         let mut groups = BTreeMap::new();
         for (&id, truth) in &self.truths {
             let truth = truth.clone();
-            match host.open_group(id, move || Journal::new(truth.clone())).await {
+            let machine = move || Journal::new(truth.clone());
+            let opened = match self.newcomers.contains(&node) {
+                false => host.open_group(id, machine).await,
+                true => host.open_learner(id, machine).await,
+            };
+            match opened {
                 Ok(group) => groups.insert(id, group),
                 Err(fatal) => {
                     self.rack.pull(node, Death::Abrupt, self.settings.seed);
@@ -179,11 +188,43 @@ impl Cluster {
                 }
             };
         }
-        let members =
-            if self.members.contains_key(&NodeId(node)) { self.members.clone() } else { BTreeMap::new() };
+        let members = if self.newcomers.contains(&node) { BTreeMap::new() } else { self.members.clone() };
         let formation = tokio::spawn(form(host.clone(), groups.clone(), members));
         self.running.insert(node, Node { host, groups, formation });
         Ok(())
+    }
+
+    /// A node that does not run loses its disk, and will come back as somebody new.
+    pub fn wipe(&mut self, node: u64) {
+        assert!(!self.running.contains_key(&node), "n{node} runs");
+        self.rack.replace_disk(node, SimulatedDisk::new());
+        self.open_as_learner_from_now_on(node);
+    }
+
+    /// A first member does as newcomers do, from its next start on.
+    pub fn open_as_learner_from_now_on(&mut self, node: u64) {
+        self.newcomers.insert(node);
+    }
+
+    /// A node drops its replica of the only group.
+    pub async fn drop_replica(&mut self, node: u64) {
+        let group = self.settings.groups[0];
+        let running = self.running.get_mut(&node).expect("a node that drops a replica runs");
+        running.groups.remove(&group);
+        running.host.drop_group(group).await.unwrap();
+    }
+
+    /// A node that dropped its replica of the only group opens another.
+    pub async fn open_learner(&mut self, node: u64) {
+        let (group, truth) = (self.settings.groups[0], self.truth().clone());
+        let running = self.running.get_mut(&node).expect("a node that opens a replica runs");
+        let opened = running.host.open_learner(group, move || Journal::new(truth.clone())).await;
+        running.groups.insert(group, opened.unwrap());
+    }
+
+    /// A node as it would be added to a group now.
+    pub fn member(&self, node: u64) -> Member {
+        Member { address: address_of(node), incarnation: self.node(node).host.incarnation() }
     }
 
     pub fn node(&self, node: u64) -> &Node {
@@ -320,6 +361,23 @@ impl Cluster {
         let leader = eventually("a leader that all agree on", ELECTION, agreed).await;
         self.check_leaders();
         leader
+    }
+
+    /// As [`leader`](Self::leader), as far as these nodes are concerned.
+    pub async fn leader_of_members(&self, members: &[u64]) -> u64 {
+        let agreed = || {
+            let known: BTreeSet<Option<NodeId>> =
+                members.iter().map(|&node| self.status(node).leader).collect();
+            let leader = known.first().copied().flatten().filter(|_| known.len() == 1)?;
+            (self.status(leader.0).role == Role::Leader).then_some(leader.0)
+        };
+        eventually("a leader that these agree on", ELECTION, agreed).await
+    }
+
+    /// The members, with and without a vote, as a leader has them; all nodes where there is none.
+    pub fn member_nodes(&self) -> Vec<u64> {
+        let leader = self.leaders().first().map(|&leader| self.status(leader));
+        leader.map_or(self.nodes(), |leader| leader.members.keys().map(|node| node.0).collect())
     }
 
     /// Nodes that lead, as far as they know.

@@ -33,7 +33,7 @@ async fn started(seed: u64) -> Cluster {
 }
 
 /// All groups elect, and an idle group costs one heartbeat a follower each interval, its answer, and nothing else.
-/// Each group keeps its own time, so heartbeats of different groups seldom share a write.
+/// Heartbeats of all groups fall on the same lines, so those of one node to another share a write, and their answers too.
 #[tokio::test(start_paused = true)]
 async fn idle_groups_cost_their_heartbeats_and_no_more() {
     let cluster = started(100).await;
@@ -58,7 +58,7 @@ async fn idle_groups_cost_their_heartbeats_and_no_more() {
         "every leader shows itself to both followers: {beats} of {due} heartbeats"
     );
     assert!(beats * 10 <= due * 11, "{beats} heartbeats where {due} were due");
-    assert!(writes <= 2 * beats, "{writes} writes for {beats} heartbeats and their answers");
+    assert!(writes <= beats / 4, "{writes} writes for {beats} heartbeats and their answers");
     cluster.check();
 }
 

@@ -12,7 +12,7 @@ use super::inbound::{Inbound, Refusal, Replica, SnapshotSink, Stopped};
 use super::raft_client::Client;
 use super::server::Server;
 use super::snapshot::{PieceReader, Pieces};
-use super::{LogFloor, Transport, TransportConfig};
+use super::{Transport, TransportConfig};
 use crate::network::{Network, SimulatedNetwork, TcpNetwork};
 use crate::types::{
     Address, AppendEntriesRequest, CommittedLeaderId, Data, Entry, LogId, Payload, SnapshotMeta,
@@ -22,7 +22,6 @@ use crate::types::{
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{BoxStream, StreamExt};
-use openraft::RaftNetworkFactory;
 use openraft::errors::RPCError;
 use openraft::network::{NetStreamAppend, RPCOption};
 use openraft::raft::StreamAppendError;
@@ -333,7 +332,7 @@ impl Pair {
     }
 
     pub(super) async fn heartbeat_client(&self, group: GroupId) -> Client<FakePieces> {
-        self.one.factory(group, LogFloor::default()).new_heartbeat_client(2, &self.address).await
+        Client { heartbeats: true, ..self.client(group) }
     }
 
     /// Stops n2 and starts it again at the same address.

@@ -1,6 +1,10 @@
 //! Append streams: order, windows, ends.
 
 use super::*;
+use crate::transport::batch::Batch;
+use crate::transport::frame::{Frame, Kind};
+use crate::transport::lane::LaneKind;
+use crate::transport::queue::Queue;
 
 const OPTION_TTL: Duration = Duration::from_millis(100);
 
@@ -159,6 +163,27 @@ async fn unknown_groups_and_stopped_replicas_back_off() {
     }
     let mut stranger = pair.heartbeat_client(GroupId(8)).await;
     assert!(matches!(beat(&mut stranger).await, Err(RPCError::Unreachable(_))));
+}
+
+/// What a stream still had to write when its receiver ended it is not written any more, and is taken for nothing else:
+/// the lane goes on to ping its peer and to end its streams.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_was_ended_leaves_nothing_in_its_lane() {
+    let (config, kind) = (TransportConfig::default(), LaneKind::Entries);
+    let queue = Queue::new(kind, "n2 entries".into(), &config, Arc::default(), Arc::default());
+    let queue = Arc::new(queue);
+    let stream = queue.stream(GROUP).unwrap();
+    for _ in 0..3 {
+        stream.send(Kind::Append, Bytes::from_static(b"waits"), None).unwrap();
+    }
+    let end = Frame { kind: Kind::End, group: GROUP, id: stream.id(), payload: Bytes::new() };
+    queue.deliver(end).unwrap();
+    queue.take(&mut Batch::new(1_000));
+    for _ in 0..2 {
+        queue.control(Kind::Ping, GroupId(0), 0);
+        assert!(queue.has_frames(), "a ping still goes out");
+        queue.take(&mut Batch::new(1_000));
+    }
 }
 
 /// A replica that stands still while its node lives ends the stream after the progress timeout and not before; the
