@@ -7,13 +7,14 @@ use crate::http;
 use crate::machine::bounds::{KEY_BYTES_MAX, SHARDS_MAX, VALUE_BYTES_MAX};
 use crate::replica::ANSWER_OVERHEAD;
 use crate::router::FRAME_ROOM;
-use proto::{Limits, NodeId};
+use proto::{Limits, NodeId, ShardId, ShardSet};
 use raftstore::{Address, RaftConfig, StorageConfig, TransportConfig};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What a command takes beside its key and value, in bytes: shard, stamp, condition, lengths.
-const COMMAND_OVERHEAD: usize = 64;
+/// What a command takes beside its key and value, in bytes: shard, stamp, condition, lengths. The largest is a piece of
+/// a shard's copy with one key: what can be written can also be moved.
+pub(crate) const COMMAND_OVERHEAD: usize = 96;
 
 /// What an entry takes in a frame beside its commands, or a copy's piece beside its only key and value, in
 /// bytes; generous.
@@ -148,7 +149,8 @@ impl NodeConfig {
                 "frame_bytes_max must hold a key and a value of any size, however old, {piece}, not {frame}"
             ));
         }
-        let item = self.limits.key_bytes_max + self.limits.value_bytes_max + 2 * ANSWER_OVERHEAD;
+        let share = ShardSet::from_iter([ShardId(self.shards - 1)]).encoded_bytes_max();
+        let item = self.limits.key_bytes_max + self.limits.value_bytes_max + 2 * ANSWER_OVERHEAD + share;
         let (least, frame) = (item + FRAME_ROOM, self.transport.request_frame_bytes_max);
         if least > frame {
             return Err(format!(

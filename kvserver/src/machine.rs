@@ -9,32 +9,37 @@
 //! configured limit where leaders change, never above the format's.
 //!
 //! ```text
-//!   Command ─▶ time, expiry ─▶ session: new? ─▶ shard: write ─▶ session: keep the outcome ─▶ Answer
-//!                                  └─ answered before: the same answer again
+//!   Command ─▶ time, expiry ─▶ shard served? ─▶ session: new? ─▶ write ─▶ session: keep the outcome ─▶ Answer
+//!                   │             └─ wrong group    └─ answered before: the same answer again
+//!                   └─▶ a step in a shard's life
 //!   copies ◀─ every changed place that they have passed
 //! ```
 //!
-//! A key costs about 125 to 145 bytes of memory beside its own bytes and its value's (measured: a million keys
-//! of 16 bytes with values of 256, in order 145, at random 124): its slot in a B-tree that is half to three
-//! quarters full (56 bytes: two lengths, two pointers, version, two revisions) and two allocations.
+//! A key costs about 125 to 145 bytes of memory beside its own bytes and its value's (measured: a million
+//! keys of 16 bytes with values of 256, in order 145, at random 124): its slot in a B-tree that is half to
+//! three quarters full (56 bytes: two lengths, two pointers, version, two revisions) and two allocations.
 
 pub mod bounds;
 mod copy;
 mod digest;
 mod events;
 mod exactly_once;
+mod lifecycle;
 mod load;
 mod outcome;
 mod piece;
 mod scan;
 mod session;
 mod shard;
+mod shard_copy;
 #[cfg(test)]
 mod tests;
 mod usage;
 
 pub use events::{Change, Event};
+pub use lifecycle::Garbage;
 pub use scan::ScanRange;
+pub use shard_copy::{SHARD_COPIES_MAX, ShardCopyEnded, ShardCopyRefused, ShardCopyStep};
 pub use usage::Usage;
 
 use bounds::SHARDS_MAX;
@@ -42,16 +47,35 @@ use bytes::Bytes;
 use copy::{Copies, Part};
 use exactly_once::{Admission, Idleness, SessionBounds};
 use outcome::Outcome;
-use proto::{Answer, Code, Command, Error, Operation, Record, Reply, Revision, ShardId, Stamp};
+use proto::{
+    Answer, Code, Command, Error, Operation, Record, Reply, Revision, ShardId, ShardSet, ShardState, Stamp,
+    Write,
+};
 use raftstore::{CopyId, CopyStep, LoadError, Machine, Moment};
 use shard::Shard;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+/// What is held of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardView {
+    /// The shard.
+    pub shard: ShardId,
+    /// Where it stands in its life here.
+    pub state: ShardState,
+    /// Its own counter of changes.
+    pub revision: Revision,
+    /// How much is held of it.
+    pub usage: Usage,
+}
 
 /// The state of one group, in memory.
 ///
-/// Commands are [`Command`]s and answers [`Answer`]s, both in the encoding of [`proto::encode`]. Shards come
-/// into being with their first write. The caller computes the shard of a key; the machine takes its word.
+/// Commands are [`Command`]s, in the encoding of [`proto::encode`]; answers are [`Answer`]s to writes and
+/// [`LifecycleAnswer`](proto::LifecycleAnswer)s to all else, in the same. A machine answers only for the
+/// shards that it serves, and is born with none. The caller computes the shard of a key; the machine takes
+/// its word.
 #[derive(Debug)]
 pub struct KvMachine {
     /// The latest time of any command; never goes back.
@@ -59,10 +83,12 @@ pub struct KvMachine {
     shards: BTreeMap<ShardId, Shard>,
     /// The sum over `shards`.
     total: Usage,
-    /// Exactly one element for each session of each shard.
+    /// Derived from the sessions.
     idleness: Idleness,
     bounds: SessionBounds,
     copies: Copies,
+    /// What was dropped and waits to be freed; no part of the state.
+    garbage: Mutex<Garbage>,
 }
 
 impl Default for KvMachine {
@@ -85,6 +111,7 @@ impl KvMachine {
             idleness: Idleness::new(),
             bounds,
             copies: Copies::default(),
+            garbage: Mutex::default(),
         }
     }
 
@@ -93,39 +120,39 @@ impl KvMachine {
         self.total
     }
 
-    /// The shards that it holds, each with its revision and what it holds.
-    pub fn shards(&self) -> impl Iterator<Item = (ShardId, Revision, Usage)> + '_ {
-        self.shards.iter().map(|(id, shard)| (*id, shard.events.revision(), shard.usage))
-    }
-
-    /// A key with its value, where it is present.
+    /// A key with its value, where it is present in a shard that is served here.
     pub fn get<'a>(&'a self, shard: ShardId, key: &[u8]) -> Option<Record<'a>> {
-        let (key, entry) = self.shards.get(&shard)?.data.get_key_value(key)?;
+        let (key, entry) = self.served(shard).ok()?.data.get_key_value(key)?;
         Some(entry.record(key))
     }
 
-    /// One page of keys over all shards in byte order, as a [`Reply::Page`].
+    /// One page of keys over all shards that are served here, in byte order, as a [`Reply::Share`].
     pub fn scan(&self, range: &ScanRange<'_>) -> Reply<'_> {
-        scan::page(self.shards.values(), range)
+        let is_served = |shard: &Shard| matches!(shard.state, ShardState::Serving { .. });
+        let served = || self.shards.iter().filter(|(_, shard)| is_served(shard));
+        let (records, more) = scan::page(served().map(|(_, shard)| shard), range);
+        Reply::Share { shards: served().map(|(id, _)| *id).collect::<ShardSet>(), records, more }
     }
 
-    /// Whether the write of `stamp` was carried out before, as far as its session remembers: sent again, it gets
-    /// the same answer and changes nothing.
+    /// Whether the write of `stamp` was carried out before, as far as its session remembers: sent again, it
+    /// gets the same answer and changes nothing.
     pub fn has_answered(&self, shard: ShardId, stamp: &Stamp) -> bool {
         let session = self.shards.get(&shard).and_then(|shard| shard.sessions.get(&stamp.client));
         session.is_some_and(|session| session.answer(stamp.sequence).is_some())
     }
 
-    /// Answers a read; `shards` is the number of shards that the cluster was born with. A write is answered
-    /// with [`Code::BadRequest`].
+    /// Answers a read; `shards` is the number of shards that the cluster was born with. A scan of one shard,
+    /// by its prefix, is answered with a [`Reply::Page`], any other with this group's [`Reply::Share`]. A
+    /// shard that is not served here is answered with [`Code::WrongGroup`], a write with
+    /// [`Code::BadRequest`].
     ///
     /// # Panics
     /// If `shards` is 0.
     pub fn query(&self, operation: &Operation<'_>, shards: u32) -> Answer<'_> {
         match *operation {
-            Operation::Get { key } => match self.get(proto::shard_of(key, shards), key) {
-                Some(Record { value, version, revision, .. }) => {
-                    Ok(Reply::Value { value, version, revision })
+            Operation::Get { key } => match self.served(proto::shard_of(key, shards))?.data.get(key) {
+                Some(entry) => {
+                    Ok(Reply::Value { value: &entry.value, version: entry.version, revision: entry.modified })
                 }
                 None => Err(Error::new(Code::NotFound, "key does not exist")),
             },
@@ -133,7 +160,10 @@ impl KvMachine {
                 let (limit, bytes_max) = (limit as usize, bytes_max as usize);
                 let range = ScanRange { prefix, after, start, limit, bytes_max };
                 match proto::shard_of_prefix(prefix, shards) {
-                    Some(shard) => Ok(scan::page(self.shards.get(&shard).into_iter(), &range)),
+                    Some(shard) => {
+                        let (records, more) = scan::page([self.served(shard)?].into_iter(), &range);
+                        Ok(Reply::Page { records, more })
+                    }
                     None => Ok(self.scan(&range)),
                 }
             }
@@ -141,12 +171,11 @@ impl KvMachine {
         }
     }
 
-    /// The changes of a shard after `revision`, oldest first; `None` where some of them are forgotten already,
-    /// so that whoever follows the shard must read its keys afresh.
+    /// The changes of a shard after `revision`, oldest first; `None` where some of them are forgotten
+    /// already, so that whoever follows the shard must read its keys afresh.
     ///
-    /// Nothing in the node asks for them yet: watches will resume from here, and a shard that moves will be
-    /// followed by it. They are kept from the start because they are a part of the state that replicas agree
-    /// on.
+    /// Nothing in the node asks for them yet: watches will resume from here, wherever the shard has moved
+    /// meanwhile. They are kept from the start because they are a part of the state that replicas agree on.
     pub fn events_after(
         &self,
         shard: ShardId,
@@ -163,17 +192,19 @@ impl KvMachine {
         digest::digest(self)
     }
 
-    fn execute(&mut self, command: &Command<'_>) -> Answer<'static> {
-        if command.shard.0 >= SHARDS_MAX {
-            return Err(Error::new(Code::BadRequest, format!("shard is out of range: {}", command.shard)));
+    /// Carries out a write, or answers it as it was answered before.
+    fn execute(&mut self, write: &Write<'_>) -> Answer<'static> {
+        if write.shard.0 >= SHARDS_MAX {
+            return Err(Error::new(Code::BadRequest, format!("shard is out of range: {}", write.shard)));
         }
-        let Some(stamp) = &command.stamp else {
-            return self.write(command.shard, &command.operation).answer();
+        self.served(write.shard)?;
+        let Some(stamp) = &write.stamp else {
+            return self.write(write.shard, &write.operation).answer();
         };
-        match self.admit(command.shard, stamp) {
+        match self.admit(write.shard, stamp) {
             Admission::Fresh => {
-                let outcome = self.write(command.shard, &command.operation);
-                self.settle(command.shard, stamp, outcome);
+                let outcome = self.write(write.shard, &write.operation);
+                self.settle(write.shard, stamp, outcome);
                 outcome.answer()
             }
             Admission::Answered(outcome) => outcome.answer(),
@@ -182,15 +213,30 @@ impl KvMachine {
     }
 
     fn write(&mut self, id: ShardId, operation: &Operation<'_>) -> Outcome {
-        let shard = shard_entry(&mut self.shards, &mut self.copies, id);
-        let before = shard.usage;
-        let outcome = shard.write(operation);
-        self.total.exchange(before, shard.usage);
-        if let (Some((existed, exists)), Some(key)) = (outcome.presence(), operation.key()) {
-            self.copies.mark(id, &Part::Key(Cow::Borrowed(key)), existed, exists);
-            self.copies.mark(id, &Part::Tail, true, true);
+        self.change(id, |shard, copies| {
+            let outcome = shard.write(operation);
+            if let (Some((existed, exists)), Some(key)) = (outcome.presence(), operation.key()) {
+                copies.mark(id, &Part::Key(Cow::Borrowed(key)), existed, exists);
+                copies.mark(id, &Part::Tail, true, true);
+            }
+            outcome
+        })
+    }
+
+    /// Lets `change` have shard `id`, which is known, and keeps up what is derived from shards.
+    fn change<T>(&mut self, id: ShardId, change: impl FnOnce(&mut Shard, &mut Copies) -> T) -> T {
+        let shard = self.shards.get_mut(&id).expect("only shards that are known are changed");
+        let (usage, idlest_s) = (shard.usage, shard.idlest_s());
+        let changed = change(shard, &mut self.copies);
+        self.total.exchange(usage, shard.usage);
+        let now_idlest_s = shard.idlest_s();
+        if now_idlest_s != idlest_s {
+            if let Some(idlest_s) = idlest_s {
+                self.idleness.remove(&(idlest_s, id));
+            }
+            self.idleness.extend(now_idlest_s.map(|idlest_s| (idlest_s, id)));
         }
-        outcome
+        changed
     }
 }
 
@@ -198,11 +244,15 @@ impl Machine for KvMachine {
     fn apply(&mut self, at: Moment, command: &[u8]) -> Bytes {
         self.time_ms = self.time_ms.max(at.time_ms);
         self.expire_sessions();
-        let answer = match proto::decode::<Command<'_>>(command) {
-            Ok(command) => self.execute(&command),
-            Err(error) => Err(Error::new(Code::BadRequest, error.to_string())),
-        };
-        Bytes::from(proto::encode(&answer))
+        Bytes::from(match proto::decode::<Command<'_>>(command) {
+            Ok(Command::Write(write)) => proto::encode(&self.execute(&write)),
+            Ok(Command::Own { shards, epoch }) => proto::encode(&self.own(&shards, epoch)),
+            Ok(Command::Move(command)) => proto::encode(&self.step(&command)),
+            Err(error) => {
+                let refused: Answer<'_> = Err(Error::new(Code::BadRequest, error.to_string()));
+                proto::encode(&refused)
+            }
+        })
     }
 
     fn time_ms(&self) -> u64 {
@@ -224,16 +274,4 @@ impl Machine for KvMachine {
     fn load(&mut self, piece: &[u8]) -> Result<(), LoadError> {
         self.load_piece(piece).map_err(LoadError)
     }
-}
-
-/// Shard `id`, made and announced to the copies where it is new.
-fn shard_entry<'a>(
-    shards: &'a mut BTreeMap<ShardId, Shard>,
-    copies: &mut Copies,
-    id: ShardId,
-) -> &'a mut Shard {
-    shards.entry(id).or_insert_with(|| {
-        copies.mark(id, &Part::Tail, false, true);
-        Shard::default()
-    })
 }

@@ -104,7 +104,8 @@ impl Node {
         };
         let mut replicas = BTreeMap::new();
         for id in map.group_ids() {
-            replicas.insert(id, Replica::new(host.open_group(id, KvMachine::new).await?, bounds));
+            let group = host.open_group(id, KvMachine::new).await?;
+            replicas.insert(id, Replica::new(group, map.shards_of(id), bounds));
         }
         let router = Arc::new(Router {
             host: host.clone(),

@@ -13,13 +13,19 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesUnordered;
-use proto::{Answer, Code, Command, Consistency, Error, Item, Operation, Reply};
+use proto::{
+    Answer, Code, Command, Consistency, Epoch, Error, Item, Operation, Record, Reply, ShardSet, ShardState,
+    Write,
+};
 use raftstore::{Group, ReadError, Role};
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// What an answer takes in a reply beside its keys, values and messages, in bytes; no answer takes more.
 pub(crate) const ANSWER_OVERHEAD: usize = 40;
+
+/// The epoch of the map with which a cluster is born.
+const BIRTH: Epoch = Epoch(1);
 
 /// The bounds of one replica's answers.
 #[derive(Clone, Copy, Debug)]
@@ -33,19 +39,49 @@ pub(crate) struct Bounds {
     pub(crate) answer_bytes_max: usize,
 }
 
+/// The pause before a replica looks again whether its group has been given its shards.
+const BIRTH_PACE: Duration = Duration::from_millis(20);
+
 /// A group's replica on this node.
 pub(crate) struct Replica {
     pub(crate) group: Group<KvMachine>,
+    /// The shards that the group is born with.
+    born: ShardSet,
     bounds: Bounds,
     appends: Appends,
 }
 
 impl Replica {
-    pub(crate) fn new(group: Group<KvMachine>, bounds: Bounds) -> Self {
-        Self { group, bounds, appends: Appends::default() }
+    pub(crate) fn new(group: Group<KvMachine>, born: ShardSet, bounds: Bounds) -> Self {
+        Self { group, born, bounds, appends: Appends::default() }
     }
 
-    /// Waits for a leader and for recovery.
+    /// Sees to it that the group gets the shards that it is born with: whoever leads says so in its log, as often as
+    /// need be, for once they were here they are not born again. Ends when they are known here.
+    pub(crate) async fn give_birth(&self) {
+        let command = Command::Own { shards: self.born.clone(), epoch: BIRTH };
+        let command = Bytes::from(proto::encode(&command));
+        while !self.is_born() {
+            // Before, this replica may just not know yet that they were born long ago.
+            if self.group.has_recovered() {
+                match self.group.propose(command.clone()).await {
+                    Ok(_) => continue,
+                    Err(error) => {
+                        tracing::trace!(group = %self.group.id(), %error, "shards are not born from here");
+                    }
+                }
+            }
+            tokio::time::sleep(BIRTH_PACE).await;
+        }
+    }
+
+    /// Whether the shards that the group is born with have come into being, as far as is known here.
+    fn is_born(&self) -> bool {
+        let is_known = |machine: &KvMachine, shard| machine.lifecycle(shard) != ShardState::Absent;
+        self.group.read_stale(|machine| self.born.iter().all(|shard| is_known(machine, shard)))
+    }
+
+    /// Waits for a leader, for recovery, and for the shards to be born.
     ///
     /// # Errors
     /// What is missing after `deadline`.
@@ -54,7 +90,13 @@ impl Replica {
         self.group.wait_for_leader(deadline).await.map_err(|error| error.to_string())?;
         let left = until.saturating_duration_since(Instant::now());
         let missing = |_| format!("replica of {} has not recovered", self.group.id());
-        self.group.wait_for_recovery(left).await.map_err(missing)
+        self.group.wait_for_recovery(left).await.map_err(missing)?;
+        let born = async {
+            while !self.is_born() {
+                tokio::time::sleep(BIRTH_PACE).await;
+            }
+        };
+        timeout_at(until, born).await.map_err(|_| format!("{} has no shards yet", self.group.id()))
     }
 
     /// How long ago the machine was known to be as fresh as a leader that a quorum confirmed; `None` where that
@@ -79,6 +121,7 @@ impl Replica {
             (_, _, Some((lag, ms))) if lag > touch_max => {
                 Some(format!("{group} has a leader that was last confirmed here {ms} ms ago"))
             }
+            _ if !self.is_born() => Some(format!("{group} has no shards yet")),
             _ => None,
         }
     }
@@ -171,7 +214,8 @@ impl Replica {
                     continue;
                 }
             };
-            let command = Command { shard, stamp: item.stamp, operation: item.operation.clone() };
+            let write = Write { shard, stamp: item.stamp, operation: item.operation.clone() };
+            let command = Command::Write(write);
             let proposed = self.group.propose(Bytes::from(proto::encode(&command)));
             under_way.push(async move {
                 let answer = proposed.await;
@@ -236,18 +280,21 @@ fn encoded_bytes_max(answer: &Answer<'_>) -> usize {
     ANSWER_OVERHEAD
         + match answer {
             Ok(Reply::Value { value, .. }) => value.len(),
-            Ok(Reply::Page { records, .. }) => {
-                records.iter().map(|record| record.key.len() + record.value.len() + ANSWER_OVERHEAD).sum()
-            }
+            Ok(Reply::Page { records, .. }) => page_bytes_max(records),
+            Ok(Reply::Share { shards, records, .. }) => page_bytes_max(records) + shards.encoded_bytes_max(),
             Ok(Reply::Written { .. } | Reply::Deleted { .. }) => 0,
             Err(error) => error.message.len(),
         }
 }
 
+fn page_bytes_max(records: &[Record<'_>]) -> usize {
+    records.iter().map(|record| record.key.len() + record.value.len() + ANSWER_OVERHEAD).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::{GroupId, NodeId, Record, Revision, Version};
+    use proto::{GroupId, NodeId, Revision, ShardId, Version};
 
     /// No answer takes more than its bound, whatever its counters.
     #[test]
@@ -256,11 +303,19 @@ mod tests {
         let value = vec![0; 70_000];
         let record = Record { key: &value[..300], value: &value, version, revision };
         let code = Code::NotLeader { group: GroupId(u64::MAX), leader: Some(NodeId(u64::MAX)) };
-        let answers: [Answer<'_>; 5] = [
+        let moved = Code::WrongGroup {
+            shard: ShardId(u32::MAX),
+            to: Some(GroupId(u64::MAX)),
+            epoch: Epoch(u64::MAX),
+        };
+        let shards = ShardSet::from_iter((0..300).map(|number| ShardId(number * 3)));
+        let answers: [Answer<'_>; 7] = [
             Ok(Reply::Value { value: &value, version, revision }),
             Ok(Reply::Written { version, revision, length: u64::MAX }),
             Ok(Reply::Deleted { revision }),
-            Ok(Reply::Page { records: vec![record; 300], more: true }),
+            Ok(Reply::Page { records: vec![record.clone(); 300], more: true }),
+            Ok(Reply::Share { shards, records: vec![record; 300], more: true }),
+            Err(Error::new(moved, "m".repeat(300))),
             Err(Error::new(code, "m".repeat(300))),
         ];
         for answer in answers {

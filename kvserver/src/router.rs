@@ -151,19 +151,22 @@ impl Router {
         (answers, lag)
     }
 
-    /// A scan asks every group that may hold keys of its prefix, and merges their pages.
+    /// A scan asks the one group of its prefix, or else every group, and merges their shares.
     async fn scan(&self, item: &Item<'_>, terms: Terms) -> (Encoded, Duration) {
         let item = &self.page_of(item);
         let Operation::Scan { prefix, .. } = item.operation else { unreachable!("only scans have no key") };
         let groups = self.map.groups_of_prefix(prefix);
         let asked = groups.map(|group| async move { self.group(group, &[item], terms).await });
         let mut lag = Duration::ZERO;
-        let mut pages = Vec::new();
+        let mut shares = Vec::new();
         for routed in join_all(asked).await {
             lag = lag.max(routed.lag);
-            pages.extend(routed.answers);
+            shares.extend(routed.answers);
         }
-        (merge::pages(&item.operation, pages), lag)
+        match proto::shard_of_prefix(prefix, self.map.shards) {
+            Some(_) => (shares.remove(0), lag),
+            None => (merge::shares(&item.operation, &shares, self.map.shards), lag),
+        }
     }
 
     /// The same scan, asking for no more than fits a reply with room to spare.

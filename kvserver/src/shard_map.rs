@@ -1,6 +1,6 @@
 //! Which group serves which shard: contiguous ranges, fixed when the cluster is born.
 
-use proto::{GroupId, ShardId};
+use proto::{GroupId, ShardId, ShardSet};
 
 /// The assignment of a cluster's shards to its groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,11 @@ impl ShardMap {
     /// The group that serves `key`.
     pub fn group_of_key(&self, key: &[u8]) -> GroupId {
         self.group_of(proto::shard_of(key, self.shards))
+    }
+
+    /// The shards that `group` serves.
+    pub fn shards_of(&self, group: GroupId) -> ShardSet {
+        (0..self.shards).map(ShardId).filter(|&shard| self.group_of(shard) == group).collect()
     }
 
     /// All groups that hold data.

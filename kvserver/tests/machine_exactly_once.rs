@@ -1,9 +1,12 @@
 //! Exactly once over a bad network: clients as they are meant to be, with many requests in flight, over a
 //! network that loses, repeats and reorders what it likes.
 
+mod machine_rig;
+
 use kvserver::machine::KvMachine;
+use machine_rig::{owning, write};
 use proptest::prelude::*;
-use proto::{Answer, ClientId, Command, Expect, Operation, Reply, Sequence, ShardId, Stamp};
+use proto::{Answer, ClientId, Expect, Operation, Reply, Sequence, ShardId, Stamp};
 use raftstore::{Machine, Moment};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,8 +55,7 @@ impl Client {
         let (id, sequence_no) = (ClientId(client as u128), Sequence(sequence));
         let stamp = Stamp { client: id, sequence: sequence_no, lowest_open: Sequence(lowest_open) };
         let operation = Operation::Append { key: b"all", value: value.as_bytes(), expect: Expect::Any };
-        let command = Command { shard: ShardId(0), stamp: Some(stamp), operation };
-        Message { client, sequence, bytes: proto::encode(&command) }
+        Message { client, sequence, bytes: write(ShardId(0), Some(stamp), operation) }
     }
 }
 
@@ -127,7 +129,7 @@ proptest! {
     #[test]
     fn every_write_takes_effect_once(events in prop::collection::vec(event(), 1..500)) {
         let clients = (0..3).map(|_| Client::default()).collect();
-        let mut world = World { machine: KvMachine::new(), clients, network: vec![] };
+        let mut world = World { machine: owning(KvMachine::new(), 1), clients, network: vec![] };
         events.iter().for_each(|event| world.take(event));
         // At last the network delivers everything once more, lowest sequences last.
         let everything: Vec<_> = world.network.iter().rev().cloned().collect();

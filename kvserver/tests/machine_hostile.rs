@@ -1,8 +1,14 @@
 //! Hostile bytes: whatever comes in as a command or as a piece of a copy, the machine answers or refuses.
 
+mod machine_rig;
+
 use kvserver::machine::KvMachine;
+use machine_rig::{owning, write};
 use proptest::prelude::*;
-use proto::{Answer, ClientId, Command, Expect, Operation, Sequence, ShardId, Stamp};
+use proto::{
+    Answer, ClientId, Command, CopyToken, Epoch, Expect, GroupId, LifecycleAnswer, MoveCommand, MoveStep,
+    Operation, PieceEnd, Sequence, ShardId, Stamp,
+};
 use raftstore::{Machine, Moment};
 
 fn command(number: u64) -> Vec<u8> {
@@ -16,12 +22,37 @@ fn command(number: u64) -> Vec<u8> {
         sequence: Sequence(1 + number / 4),
         lowest_open: Sequence(1),
     };
-    proto::encode(&Command { shard: ShardId(number as u32 % 2), stamp: Some(stamp), operation })
+    write(ShardId(number as u32 % 2), Some(stamp), operation)
 }
 
-/// A piece with records of every kind.
+/// The steps that bring shard 7 in with move 5, in two pieces.
+fn incoming() -> Vec<Vec<u8>> {
+    let mut source = owning(KvMachine::new(), 8);
+    let (shard, copy) = (ShardId(7), CopyToken(1));
+    let operation = |number: u64| match number % 3 {
+        0 => Operation::Delete { key: b"ab", expect: Expect::Any },
+        _ => Operation::Append { key: b"ab", value: b"value", expect: Expect::Any },
+    };
+    fn of_move(step: MoveStep<'_>) -> Vec<u8> {
+        proto::encode(&Command::Move(MoveCommand { shard: ShardId(7), epoch: Epoch(5), step }))
+    }
+    source.shard_copy_begin(shard, copy).expect("the shard is here");
+    let mut steps = vec![of_move(MoveStep::ImportBegin { from: GroupId(1), copy })];
+    for (number, end) in [(0, PieceEnd::More), (1, PieceEnd::Activate)] {
+        for sequence in 1 + 10 * number..=10 + 10 * number {
+            let stamp = Stamp { client: ClientId(9), sequence: Sequence(sequence), lowest_open: Sequence(1) };
+            let moment = Moment { index: 1, time_ms: 1000 * sequence };
+            source.apply(moment, &write(shard, Some(stamp), operation(sequence)));
+        }
+        let bytes = source.shard_copy_next(copy, usize::MAX).expect("the copy runs").bytes;
+        steps.push(of_move(MoveStep::ImportPiece { copy, number, end, bytes: &bytes }));
+    }
+    steps
+}
+
+/// A piece with records of every kind but one.
 fn piece() -> Vec<u8> {
-    let mut machine = KvMachine::new();
+    let mut machine = owning(KvMachine::new(), 8);
     let copy = machine.copy_begin();
     let mut bytes = vec![];
     for number in 0..40 {
@@ -53,14 +84,22 @@ fn damage(
 
 fn apply(machine: &mut KvMachine, bytes: &[u8]) {
     let answer = machine.apply(Moment { index: 1, time_ms: 20_000_000 }, bytes);
-    let answer = proto::decode::<Answer<'_>>(&answer).expect("an answer is always well formed");
-    if proto::decode::<Command<'_>>(bytes).is_err() {
-        assert_eq!(answer.expect_err("nonsense is refused").code, proto::Code::BadRequest);
+    let well_formed = "an answer is always well formed";
+    match proto::decode::<Command<'_>>(bytes) {
+        Ok(Command::Write(_)) => drop(proto::decode::<Answer<'_>>(&answer).expect(well_formed)),
+        Ok(Command::Own { .. } | Command::Move(_)) => {
+            drop(proto::decode::<LifecycleAnswer>(&answer).expect(well_formed));
+        }
+        Err(_) => {
+            let answer = proto::decode::<Answer<'_>>(&answer).expect(well_formed);
+            assert_eq!(answer.expect_err("nonsense is refused").code, proto::Code::BadRequest);
+        }
     }
 }
 
 /// A machine that took a damaged piece for a good one still works, and copies itself into another.
-fn go_on(mut machine: KvMachine) {
+fn go_on(machine: KvMachine) {
+    let mut machine = owning(machine, 8);
     (0..50).for_each(|number| apply(&mut machine, &command(number)));
     let copy = machine.copy_begin();
     let mut twin = KvMachine::new();
@@ -76,16 +115,25 @@ fn the_whole_piece_loads() {
     go_on(machine);
 }
 
+/// So do the undamaged steps of a move.
+#[test]
+fn the_whole_shard_comes_in() {
+    let mut machine = KvMachine::new();
+    incoming().iter().for_each(|step| apply(&mut machine, step));
+    assert!(machine.get(ShardId(7), b"ab").is_some());
+    go_on(machine);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// No bytes at all make a machine panic, neither as commands nor as pieces.
     #[test]
     fn arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let mut machine = KvMachine::new();
+        let mut machine = owning(KvMachine::new(), 8);
         apply(&mut machine, &bytes);
-        let versioned = [&[1][..], &bytes].concat();
-        apply(&mut machine, &versioned);
+        apply(&mut machine, &[&[1][..], &bytes].concat());
+        let versioned = [&[2][..], &bytes].concat();
         for bytes in [bytes, versioned] {
             let mut machine = KvMachine::new();
             if machine.load(&bytes).is_ok() {
@@ -94,14 +142,30 @@ proptest! {
         }
     }
 
-    /// Damaged commands are answered, and damaged pieces are refused or, where the damage makes sense, loaded.
+    /// The steps of a move are answered whatever is damaged in them; what makes sense all the same is taken
+    /// in, and the machine goes on.
+    #[test]
+    fn damaged_steps(
+        which in 0..3_usize,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        end in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut machine = KvMachine::new();
+        let mut steps = incoming();
+        steps[which] = damage(steps[which].clone(), &changes, end);
+        steps.iter().for_each(|step| apply(&mut machine, step));
+        go_on(machine);
+    }
+
+    /// Damaged commands are answered, and damaged pieces are refused or, where the damage makes sense,
+    /// loaded.
     #[test]
     fn damaged_bytes(
         number in 0..100_u64,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         end in prop::option::of(any::<prop::sample::Index>()),
     ) {
-        let mut machine = KvMachine::new();
+        let mut machine = owning(KvMachine::new(), 8);
         apply(&mut machine, &damage(command(number), &changes, end));
         let mut machine = KvMachine::new();
         if machine.load(&damage(piece(), &changes, end)).is_ok() {

@@ -1,8 +1,11 @@
 //! What a key costs in memory, measured: ignored by default, because it wants a machine for itself. Run
 //! `cargo test -p kvserver --release -- --ignored memory_per_key --nocapture`.
 
+mod machine_rig;
+
 use kvserver::machine::KvMachine;
-use proto::{Command, Expect, Operation};
+use machine_rig::{owning, write};
+use proto::{Expect, Operation};
 use raftstore::{Machine, Moment};
 
 const KEYS: u64 = 1_000_000;
@@ -23,13 +26,12 @@ fn memory_per_key() {
     let mut held = vec![];
     for (order, factor) in [("in order", 1), ("at random", 0x9E37_79B9_7F4A_7C15_u64)] {
         let before = resident_bytes();
-        let mut machine = KvMachine::new();
+        let mut machine = owning(KvMachine::new(), 256);
         for number in 0..KEYS {
             let key = format!("{:016x}", number.wrapping_mul(factor));
             let (key, value) = (key.as_bytes(), &[7; VALUE_BYTES]);
             let operation = Operation::Put { key, value, expect: Expect::Any };
-            let command =
-                proto::encode(&Command { shard: proto::shard_of(key, 256), stamp: None, operation });
+            let command = write(proto::shard_of(key, 256), None, operation);
             machine.apply(Moment { index: number, time_ms: number }, &command);
         }
         let each = (resident_bytes() - before) / KEYS;

@@ -2,8 +2,11 @@
 //! works agrees with it. Owns the model, which keeps whole answers where the machine keeps outcomes, walks
 //! over all sessions where the machine keeps them in order, and knows no copies.
 
+mod machine_rig;
+
 use kvserver::machine::bounds::{EXPIRED_PER_COMMAND_MAX, SESSION_TTL_MS, WINDOW};
 use kvserver::machine::{KvMachine, Usage};
+use machine_rig::owning;
 use proptest::prelude::*;
 use proto::{
     Answer, ClientId, Code, Command, Error, Expect, Operation, Reply, Revision, Sequence, ShardId, Stamp,
@@ -39,7 +42,7 @@ struct Write {
 }
 
 impl Write {
-    fn command(&self) -> Command<'_> {
+    fn command(&self) -> Vec<u8> {
         let (key, value, expect) = (&self.key[..], &self.value[..], self.expect);
         let operation = match self.kind {
             0 => Operation::Put { key, value, expect },
@@ -52,7 +55,7 @@ impl Write {
             sequence: Sequence(sequence),
             lowest_open: Sequence(lowest_open),
         });
-        Command { shard: ShardId(self.shard), stamp, operation }
+        machine_rig::write(ShardId(self.shard), stamp, operation)
     }
 }
 
@@ -230,7 +233,7 @@ struct Run {
 
 impl Run {
     fn new() -> Self {
-        let (machine, model) = (KvMachine::new(), Model::default());
+        let (machine, model) = (owning(KvMachine::new(), 4), Model::default());
         Self { machine, model, clock_ms: 1_800_000_000_000, index: 0, copies: vec![] }
     }
 
@@ -268,7 +271,7 @@ impl Run {
     }
 
     fn write(&mut self, write: &Write) {
-        let answer = self.apply(&proto::encode(&write.command()));
+        let answer = self.apply(&write.command());
         assert_eq!(answer, self.model.apply(self.clock_ms, write), "{write:?}");
     }
 
@@ -320,8 +323,8 @@ impl Run {
         loop {
             let after = seen.last().map(Vec::as_slice);
             let operation = Operation::Scan { prefix, after, start: b"", limit: 7, bytes_max: 100 };
-            let Ok(Reply::Page { records, more }) = self.machine.query(&operation, 4) else {
-                panic!("a page")
+            let Ok(Reply::Share { records, more, .. }) = self.machine.query(&operation, 4) else {
+                panic!("a share")
             };
             let keys: Vec<_> = records.iter().map(|record| record.key.to_vec()).collect();
             assert!(!more || !keys.is_empty());
@@ -377,7 +380,7 @@ proptest! {
         let mut twin = loaded(&run.copies[last].1);
         for step in &after {
             if let Step::Write(write) = step {
-                let command = proto::encode(&write.command());
+                let command = write.command();
                 let at = Moment { index: 1, time_ms: run.clock_ms };
                 prop_assert_eq!(twin.apply(at, &command), run.machine.apply(at, &command));
             } else if let Step::Clock(_) = step {

@@ -10,9 +10,9 @@
 //!                        Abort
 //! ```
 //!
-//! Every step is a command in a group's log. It names the move by the [`Epoch`] under which the controller started
-//! it, and a step of a move that is past changes nothing: any step may be proposed again, by anybody, in any order.
-//! Kinds of steps, states and errors are only ever added at the end: their order is on disks.
+//! Every step is a command in a group's log. It names the move by the [`Epoch`] under which the controller
+//! started it, and a step of a move that is past changes nothing: any step may be proposed again, by anybody,
+//! in any order. Kinds of steps, states and errors are only ever added at the end: their order is on disks.
 
 use crate::{Epoch, GroupId, ShardId};
 use bincode::{BorrowDecode, Decode, Encode};
@@ -51,8 +51,8 @@ pub enum ShardState {
     Serving {
         /// Since when: a move, or the cluster's birth.
         epoch: Epoch,
-        /// The latest move that was called off here, at least `epoch`: no step of it or of an earlier one takes
-        /// effect any more.
+        /// The latest move that was called off here, at least `epoch`: no step of it or of an earlier one
+        /// takes effect any more.
         fence: Epoch,
     },
     /// The shard as it will arrive elsewhere: nothing of it changes.
@@ -138,7 +138,8 @@ pub struct MoveCommand<'a> {
 /// The steps of a move, each in the log of the destination or of the source.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, BorrowDecode)]
 pub enum MoveStep<'a> {
-    /// Destination: gets ready to take the shard in. Under another copy than before it forgets what has come in.
+    /// Destination: gets ready to take the shard in. Under another copy than before it forgets what has come
+    /// in.
     ImportBegin {
         /// The source.
         from: GroupId,
@@ -151,7 +152,8 @@ pub enum MoveStep<'a> {
         copy: CopyToken,
         /// Which piece of it, from 0 without a gap.
         number: u64,
-        /// Whether it is the last one: handed out when the source was frozen for this move, with nothing left.
+        /// Whether it is the last one: handed out when the source was frozen for this move, with nothing
+        /// left.
         end: PieceEnd,
         /// The piece as the source's machine handed it out; empty where there was nothing left.
         bytes: &'a [u8],
@@ -170,8 +172,8 @@ pub enum MoveStep<'a> {
     Drop,
     /// Destination: forgets what has come in, and that this move ever takes effect.
     Abort,
-    /// Source: serves the shard again, and does not freeze it for this move any more. Only once the destination is
-    /// known to have aborted.
+    /// Source: serves the shard again, and does not freeze it for this move any more. Only once the
+    /// destination is known to have aborted.
     Thaw,
 }
 
@@ -186,7 +188,8 @@ pub enum PieceEnd {
     Activate,
 }
 
-/// Why a step was not taken, by what its driver does next. Nothing was changed, but by [`Piece`](Self::Piece).
+/// Why a step was not taken, by what its driver does next. Nothing was changed, but by
+/// [`Piece`](Self::Piece).
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
 pub enum LifecycleError {
     /// Forget the move: another one, or the end of this one, is known here.
@@ -226,6 +229,6 @@ pub enum LifecycleError {
     },
 }
 
-/// What comes back for [`Command::Own`](crate::Command::Own) and [`Command::Move`](crate::Command::Move): the step is
-/// taken, now or before.
+/// What comes back for [`Command::Own`](crate::Command::Own) and [`Command::Move`](crate::Command::Move): the
+/// step is taken, now or before.
 pub type LifecycleAnswer = Result<(), LifecycleError>;

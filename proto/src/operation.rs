@@ -117,8 +117,8 @@ pub struct Stamp {
 pub enum Command<'a> {
     /// A write; answered with an [`Answer`].
     Write(Write<'a>),
-    /// Shards are born in this group: those that were never here are served from now on, all others are left as
-    /// they are. Answered with a [`LifecycleAnswer`](crate::LifecycleAnswer).
+    /// Shards are born in this group: those that were never here are served from now on, all others are left
+    /// as they are. Answered with a [`LifecycleAnswer`](crate::LifecycleAnswer).
     Own {
         /// Which.
         shards: ShardSet,
@@ -186,8 +186,9 @@ pub enum Reply<'a> {
         /// Whether more keys of the range follow the last record.
         more: bool,
     },
-    /// `Scan` over all shards, of one group: its share of a page. A page is whole where each shard of the cluster is in
-    /// just one of the shares that it is merged of: while shards move, one may be in none or in two.
+    /// `Scan` over all shards, of one group: its share of a page. A page is whole where each shard of the
+    /// cluster is in just one of the shares that it is merged of: while shards move, one may be in none or in
+    /// two.
     Share {
         /// The shards that the group serves, whose keys `records` are.
         shards: ShardSet,

@@ -25,8 +25,8 @@ pub fn shard_of(key: &[u8], shards: u32) -> ShardId {
     ShardId(crc32fast::hash(hashed_part(key)) % shards)
 }
 
-/// The shard of every key that starts with `prefix`, where the prefix alone decides it: where the part that is
-/// hashed ends before the prefix does.
+/// The shard of every key that starts with `prefix`, where the prefix alone decides it: where the part that
+/// is hashed ends before the prefix does.
 ///
 /// # Panics
 /// If `shards` is 0.

@@ -186,6 +186,7 @@ impl From<Error> for Problem {
             Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Code::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             Code::IdempotencyKeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"),
+            Code::WrongGroup { .. } => (StatusCode::SERVICE_UNAVAILABLE, "wrong_group"),
         };
         let current = match error.code {
             Code::VersionMismatch { current } => Some(current),

@@ -1,31 +1,38 @@
-//! Copies of a machine made while it goes on working.
+//! Copies of a machine, or of one of its shards, made while it goes on working.
 //!
 //! Owns, for each copy under way, how far the first pass has come and which records changed behind it. The
-//! state is an ordered set of places: for each shard its keys, then its sessions, then its tail (the events
-//! and with them the revision). The first pass hands all of them out in order; a change ahead of it needs no
-//! note, a change behind it makes its place dirty, and sweeps hand dirty places out again, round and round,
-//! until none is left. Time is handed out at the start of every step in which it has changed.
+//! state is an ordered set of places: for each shard its state, then its keys, then its sessions, then its
+//! tail (the events and with them the revision). The first pass hands all of them out in order; a change
+//! ahead of it needs no note, a change behind it makes its place dirty, and sweeps hand dirty places out
+//! again, round and round, until none is left. Time is handed out at the start of every step in which it has
+//! changed.
 //!
 //! A dirty place remembers whether the loader holds its record. One that the loader does not hold and that is
 //! gone again is forgotten, hence a place is dirty only if its record exists or was handed out: the memory of
 //! a copy is bounded by the keys (not values) and sessions that exist or did when they were handed out,
-//! however many come and go meanwhile. Events need no dirty places at all: a copy remembers for each shard the
-//! revision up to which it has handed them out.
+//! however many come and go meanwhile. Events need no dirty places at all: a copy remembers for each shard
+//! the revision up to which it has handed them out. A shard that is emptied at once needs none either: one
+//! record tells the loader to do the same, before anything else of that shard is handed out.
+//!
+//! A copy of one shard is the same without the shard's state, which is the group's and stays, and with the
+//! time in every piece: whoever takes it in lives by another clock. It ends when its shard is emptied.
 
 use super::piece::{Piece, RECORD_OVERHEAD_BYTES, StateRecord};
 use super::session::Session;
 use super::shard::{Entry, Shard};
 use super::usage::Usage;
-use proto::{ClientId, Revision, ShardId};
+use proto::{ClientId, CopyToken, Revision, ShardId};
 use raftstore::{CopyId, CopyStep};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 type Shards = BTreeMap<ShardId, Shard>;
 
-/// Up to how many bytes the dirty records are summed one by one; beyond, what remains is a mere estimate above
-/// this. Well more than raftstore copies in one hold of its lock, and few enough records to look up at every step.
+/// Up to how many bytes the dirty records are summed one by one; beyond, what remains is a mere estimate
+/// above this. Well more than raftstore copies in one hold of its lock, and few enough records to look up at
+/// every step.
 const EXACT_BYTES_MAX: u64 = 1 << 20;
 
 const _: () = assert!(EXACT_BYTES_MAX >= raftstore::COPY_LAST_BYTES);
@@ -33,9 +40,21 @@ const _: () = assert!(EXACT_BYTES_MAX >= raftstore::COPY_LAST_BYTES);
 /// A part of a shard's state, in the order of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part<'a> {
+    State,
     Key(Cow<'a, [u8]>),
     Session(ClientId),
     Tail,
+}
+
+impl Part<'_> {
+    fn into_owned(self) -> Part<'static> {
+        match self {
+            Part::State => Part::State,
+            Part::Key(key) => Part::Key(Cow::Owned(key.into_owned())),
+            Part::Session(client) => Part::Session(client),
+            Part::Tail => Part::Tail,
+        }
+    }
 }
 
 /// Where a record belongs in the order of a copy.
@@ -45,23 +64,19 @@ struct Place<'a> {
     part: Part<'a>,
 }
 
-impl Place<'_> {
-    fn into_owned(self) -> Place<'static> {
-        let part = match self.part {
-            Part::Key(key) => Part::Key(Cow::Owned(key.into_owned())),
-            Part::Session(client) => Part::Session(client),
-            Part::Tail => Part::Tail,
-        };
-        Place { shard: self.shard, part }
-    }
-}
+/// The dirty parts of one shard, at least one: `true` where the loader holds a record there, `false` only
+/// where the record exists.
+pub(super) type Dirty = BTreeMap<Part<'static>, bool>;
 
 /// The copies under way. Their number is bounded by whoever begins them.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
-    /// How many were ever begun; ids are never used again.
+    /// How many were ever begun of the whole machine; ids are never used again.
     begun: u64,
     running: BTreeMap<CopyId, Copy>,
+    /// Copies of one shard each. Their steps change nothing but themselves, so they are made through shared
+    /// references.
+    of_shards: Mutex<BTreeMap<CopyToken, Copy>>,
 }
 
 impl Copies {
@@ -76,8 +91,8 @@ impl Copies {
         self.running.remove(&id);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.running.is_empty()
+    pub(super) fn is_empty(&mut self) -> bool {
+        self.running.is_empty() && self.of_shards.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// The next piece of copy `id`, out of the state as it is now.
@@ -86,11 +101,27 @@ impl Copies {
         copy.step(time_ms, shards, bytes_max)
     }
 
+    /// The copies of single shards.
+    pub(super) fn of_shards(&self) -> MutexGuard<'_, BTreeMap<CopyToken, Copy>> {
+        self.of_shards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes a change: whether its record existed before it, and whether it does now.
     pub(super) fn mark(&mut self, shard: ShardId, part: &Part<'_>, existed: bool, exists: bool) {
-        for copy in self.running.values_mut() {
-            copy.mark(&Place { shard, part: part.clone() }, existed, exists);
+        let of_shards = self.of_shards.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for copy in self.running.values_mut().chain(of_shards.values_mut()) {
+            copy.mark(shard, part, existed, exists);
         }
+    }
+
+    /// Notes that a shard has been emptied at once; gives back what is now known for nothing, and may take a
+    /// while to free.
+    pub(super) fn clear(&mut self, shard: ShardId) -> Vec<Dirty> {
+        let of_shards = self.of_shards.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let ended = of_shards.extract_if(.., |_, copy| copy.only == Some(shard));
+        let mut places: Vec<Dirty> = ended.flat_map(|(_, copy)| copy.dirty.into_values()).collect();
+        places.extend(self.running.values_mut().filter_map(|copy| copy.clear(shard)));
+        places
     }
 }
 
@@ -105,13 +136,16 @@ enum Reach {
 }
 
 #[derive(Debug, Default)]
-struct Copy {
+pub(super) struct Copy {
+    /// The one shard that is copied; `None` for the whole machine.
+    only: Option<ShardId>,
     reach: Reach,
     /// Bytes handed out by the first pass of the shard that it is in.
     reached_bytes: u64,
-    /// Places that changed since they were handed out, none ahead of `reach`; `true` where the loader holds
-    /// a record there, `false` only where the record exists.
-    dirty: BTreeMap<Place<'static>, bool>,
+    /// Shards that were emptied since something of them was handed out, of which the loader is still to hear.
+    cleared: BTreeSet<ShardId>,
+    /// Places that changed since they were handed out, none ahead of `reach`.
+    dirty: BTreeMap<ShardId, Dirty>,
     /// The place at which the present sweep stands, so that a hot place is not handed out again before the
     /// others had their turn.
     swept: Option<Place<'static>>,
@@ -122,52 +156,117 @@ struct Copy {
 }
 
 impl Copy {
-    fn mark(&mut self, place: &Place<'_>, existed: bool, exists: bool) {
-        let passed = match &self.reach {
+    /// A copy of one shard.
+    pub(super) fn of(shard: ShardId) -> Self {
+        Self { only: Some(shard), ..Self::default() }
+    }
+
+    /// The one shard that is copied.
+    pub(super) fn shard(&self) -> Option<ShardId> {
+        self.only
+    }
+
+    /// Whether the first pass has handed out what was at this place, or knew that nothing was.
+    fn has_passed(&self, shard: ShardId, part: &Part<'_>) -> bool {
+        match &self.reach {
             Reach::Nothing => false,
-            Reach::UpTo(reach) => place <= reach,
+            Reach::UpTo(reach) => (shard, part) <= (reach.shard, &reach.part),
             Reach::Everything => true,
-        };
-        if !passed {
+        }
+    }
+
+    fn mark(&mut self, shard: ShardId, part: &Part<'_>, existed: bool, exists: bool) {
+        if self.only.is_some_and(|only| only != shard || *part == Part::State)
+            || !self.has_passed(shard, part)
+        {
             return;
         }
-        let dirty: &BTreeMap<Place<'_>, bool> = &self.dirty;
-        match dirty.get(place) {
+        let dirty: Option<&BTreeMap<Part<'_>, bool>> = self.dirty.get(&shard);
+        match dirty.and_then(|dirty| dirty.get(part)) {
             // Behind the first pass and not dirty: the loader holds just what was here before the change.
             None => {
                 if existed || exists {
-                    self.dirty.insert(place.clone().into_owned(), existed);
+                    self.dirty.entry(shard).or_default().insert(part.clone().into_owned(), existed);
                 }
             }
             Some(true) => (),
             Some(false) => {
                 if !exists {
-                    self.dirty.remove(&place.clone().into_owned());
+                    self.clean(shard, &part.clone().into_owned());
                 }
             }
         }
     }
 
-    fn step(&mut self, time_ms: u64, shards: &Shards, bytes_max: usize) -> CopyStep {
+    /// Forgets that a place is dirty.
+    fn clean(&mut self, shard: ShardId, part: &Part<'static>) {
+        if let Some(dirty) = self.dirty.get_mut(&shard) {
+            dirty.remove(part);
+            if dirty.is_empty() {
+                self.dirty.remove(&shard);
+            }
+        }
+    }
+
+    /// Of a shard that is emptied, the loader is to forget all; gives back the places that were dirty.
+    fn clear(&mut self, shard: ShardId) -> Option<Dirty> {
+        if !self.has_passed(shard, &Part::State) {
+            return None;
+        }
+        if matches!(&self.reach, Reach::UpTo(reach) if reach.shard == shard) {
+            self.reached_bytes = 0;
+        }
+        let places = self.dirty.remove(&shard);
+        let is_new = places.as_ref().is_some_and(|places| places.get(&Part::State) == Some(&false));
+        if !is_new {
+            self.cleared.insert(shard);
+        }
+        self.events.remove(&shard);
+        self.mark(shard, &Part::State, !is_new, true);
+        self.mark(shard, &Part::Tail, !is_new, true);
+        places
+    }
+
+    pub(super) fn step(&mut self, time_ms: u64, shards: &Shards, bytes_max: usize) -> CopyStep {
         let mut piece = Piece::new(bytes_max);
-        if self.time_ms != Some(time_ms) {
+        if self.time_ms != Some(time_ms) || self.only.is_some() {
             piece.push_time(time_ms);
             self.time_ms = Some(time_ms);
         }
-        if self.first_pass(shards, &mut piece) {
+        if self.hand_cleared(&mut piece) && self.first_pass(shards, &mut piece) {
             self.sweep(shards, &mut piece);
         }
-        CopyStep { bytes: piece.into_bytes(), remaining: self.remaining(shards) }
+        // Time is no part of a shard.
+        let bytes = if self.only.is_some() && !piece.has_begun() { Vec::new() } else { piece.into_bytes() };
+        CopyStep { bytes, remaining: self.remaining(shards) }
+    }
+
+    /// Tells of shards that were emptied; says whether all are told of.
+    fn hand_cleared(&mut self, piece: &mut Piece) -> bool {
+        while let Some(&shard) = self.cleared.first() {
+            if !piece.has_room(0) {
+                return false;
+            }
+            piece.push(&StateRecord::Cleared { shard });
+            self.cleared.remove(&shard);
+        }
+        true
+    }
+
+    /// The first and the last shard that are copied.
+    fn bounds(&self) -> (ShardId, ShardId) {
+        (self.only.unwrap_or(ShardId(0)), self.only.unwrap_or(ShardId(u32::MAX)))
     }
 
     /// Goes on with the first pass until the piece is full; says whether the pass is over.
     fn first_pass(&mut self, shards: &Shards, piece: &mut Piece) -> bool {
+        let (least, last) = self.bounds();
         let first = match &self.reach {
-            Reach::Nothing => ShardId(0),
+            Reach::Nothing => least,
             Reach::UpTo(place) => place.shard,
             Reach::Everything => return true,
         };
-        for (&id, shard) in shards.range(first..) {
+        for (&id, shard) in shards.range(first..=last) {
             let before = piece.len();
             let done = self.first_pass_shard(id, shard, piece);
             self.reached_bytes += (piece.len() - before) as u64;
@@ -182,14 +281,23 @@ impl Copy {
 
     /// Hands out what of shard `id` lies ahead; says whether nothing of it is left.
     fn first_pass_shard(&mut self, id: ShardId, shard: &Shard, piece: &mut Piece) -> bool {
-        let (keys, sessions) = match &self.reach {
-            Reach::UpTo(Place { shard, part }) if *shard == id => match part {
-                Part::Key(key) => (Some(Bound::Excluded(key.to_vec())), Bound::Unbounded),
-                Part::Session(client) => (None, Bound::Excluded(*client)),
-                Part::Tail => return true,
-            },
-            _ => (Some(Bound::Unbounded), Bound::Unbounded),
+        let reached = match &self.reach {
+            Reach::UpTo(place) if place.shard == id => Some(&place.part),
+            _ => None,
         };
+        let (keys, sessions) = match reached {
+            None | Some(Part::State) => (Some(Bound::Unbounded), Bound::Unbounded),
+            Some(Part::Key(key)) => (Some(Bound::Excluded(key.to_vec())), Bound::Unbounded),
+            Some(Part::Session(client)) => (None, Bound::Excluded(*client)),
+            Some(Part::Tail) => return true,
+        };
+        if reached.is_none() && self.only.is_none() {
+            if !piece.has_room(0) {
+                return false;
+            }
+            piece.push(&StateRecord::State { shard: id, state: shard.state });
+            self.reach_to(id, Some(Part::State));
+        }
         if let Some(from) = keys {
             let from = from.as_ref().map(Vec::as_slice);
             let (last, done) = hand_keys(id, shard, from, piece);
@@ -238,16 +346,29 @@ impl Copy {
             if !self.hand_again(&place, shards, piece) {
                 return;
             }
-            self.dirty.remove(&place);
+            self.clean(place.shard, &place.part);
             self.swept = Some(place);
         }
         self.swept = None;
     }
 
+    /// The first dirty place behind the last one that was swept, or else of all. Within a shard that the
+    /// loader does not know its state is the first, and no place of it was swept before.
     fn next_dirty(&self) -> Option<Place<'static>> {
-        let ahead = self.swept.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let next = self.dirty.range((ahead, Bound::Unbounded)).next();
-        next.or_else(|| self.dirty.first_key_value()).map(|(place, _)| place.clone())
+        let ahead = self.swept.as_ref().and_then(|swept| {
+            let rest = self.dirty.get(&swept.shard);
+            let rest =
+                rest.and_then(|rest| rest.range((Bound::Excluded(&swept.part), Bound::Unbounded)).next());
+            let of = |shard: ShardId, part: &Part<'static>| Place { shard, part: part.clone() };
+            rest.map(|(part, _)| of(swept.shard, part)).or_else(|| {
+                let mut beyond = self.dirty.range((Bound::Excluded(swept.shard), Bound::Unbounded));
+                beyond.find_map(|(&shard, dirty)| dirty.keys().next().map(|part| of(shard, part)))
+            })
+        });
+        ahead.or_else(|| {
+            let (&shard, dirty) = self.dirty.first_key_value()?;
+            dirty.keys().next().map(|part| Place { shard, part: part.clone() })
+        })
     }
 
     /// Hands out what is at `place` now; says whether it fitted.
@@ -255,6 +376,7 @@ impl Copy {
         let id = place.shard;
         let shard = shards.get(&id).expect("only places of present shards are marked");
         let record = match &place.part {
+            Part::State => StateRecord::State { shard: id, state: shard.state },
             Part::Tail => return self.hand_tail(id, shard, piece),
             Part::Key(key) => match shard.data.get(&**key) {
                 Some(entry) => key_record(id, key, entry),
@@ -280,46 +402,49 @@ impl Copy {
         fits
     }
 
-    /// About how many bytes are still to be handed out, 0 if and only if nothing is. Once the first pass is over,
-    /// never less than there are, as long as they are at most [`EXACT_BYTES_MAX`].
+    /// About how many bytes are still to be handed out, 0 if and only if nothing is. Once the first pass is
+    /// over, never less than there are, as long as they are at most [`EXACT_BYTES_MAX`].
     fn remaining(&self, shards: &Shards) -> u64 {
+        let (least, last) = self.bounds();
+        let again = self.dirty_bytes(shards) + (self.cleared.len() * RECORD_OVERHEAD_BYTES) as u64;
         let ahead = match &self.reach {
-            Reach::Nothing => Bound::Unbounded,
+            Reach::Nothing => Bound::Included(least),
             Reach::UpTo(Place { shard, part: Part::Tail }) => Bound::Excluded(*shard),
             Reach::UpTo(Place { shard, .. }) => Bound::Included(*shard),
-            Reach::Everything if self.dirty.is_empty() => return 0,
-            Reach::Everything => return self.dirty_bytes(shards),
+            Reach::Everything => return again,
         };
-        let ahead = shards.range((ahead, Bound::Unbounded));
+        let ahead = shards.range((ahead, Bound::Included(last)));
         let ahead: u64 = ahead.map(|(_, shard)| shard.usage.copy_bytes()).sum();
-        (ahead.saturating_sub(self.reached_bytes) + self.dirty_bytes(shards)).max(1)
+        (ahead.saturating_sub(self.reached_bytes) + again).max(1)
     }
 
-    /// The sizes of the dirty records, as long as they are few; the average of all records says nothing of them
-    /// where a few large ones are written all the time.
+    /// The sizes of the dirty records, as long as they are few; the average of all records says nothing of
+    /// them where a few large ones are written all the time.
     fn dirty_bytes(&self, shards: &Shards) -> u64 {
-        let mut bytes = RECORD_OVERHEAD_BYTES as u64 * self.dirty.len() as u64;
-        let mut places = self.dirty.keys();
+        let count: usize = self.dirty.values().map(BTreeMap::len).sum();
+        let mut bytes = (RECORD_OVERHEAD_BYTES * count) as u64;
+        let mut places = self.dirty.iter().flat_map(|(&id, dirty)| dirty.keys().map(move |part| (id, part)));
         while bytes <= EXACT_BYTES_MAX {
-            let Some(place) = places.next() else { return bytes };
-            bytes += self.payload_bytes(place, shards);
+            let Some((id, part)) = places.next() else { return bytes };
+            bytes += self.payload_bytes(id, part, shards);
         }
         let mut total = Usage::default();
         shards.values().for_each(|shard| total.exchange(Usage::default(), shard.usage));
-        bytes.max(total.record_bytes() * self.dirty.len() as u64)
+        bytes.max(total.record_bytes() * count as u64)
     }
 
     /// What the records of a dirty place take beside the overhead of one record, in bytes.
-    fn payload_bytes(&self, place: &Place<'_>, shards: &Shards) -> u64 {
-        let shard = shards.get(&place.shard).expect("only places of present shards are marked");
-        match &place.part {
+    fn payload_bytes(&self, id: ShardId, part: &Part<'_>, shards: &Shards) -> u64 {
+        let shard = shards.get(&id).expect("only places of present shards are marked");
+        match part {
+            Part::State => 0,
             Part::Key(key) => {
                 let value = shard.data.get(&**key).map_or(0, |entry| entry.value.len());
                 (key.len() + value) as u64
             }
             Part::Session(client) => shard.sessions.get(client).map_or(0, Session::answer_bytes),
             Part::Tail => {
-                let handed = self.events.get(&place.shard).copied().unwrap_or_default();
+                let handed = self.events.get(&id).copied().unwrap_or_default();
                 let events = shard.events.after(handed);
                 events.map(|event| (event.key.len() + RECORD_OVERHEAD_BYTES) as u64).sum()
             }

@@ -36,6 +36,7 @@ pub(super) fn digest(machine: &KvMachine) -> u64 {
 }
 
 fn shard_records(id: ShardId, shard: &Shard, add: &mut impl FnMut(&StateRecord<'_>)) {
+    add(&StateRecord::State { shard: id, state: shard.state });
     shard.data.iter().for_each(|(key, entry)| add(&key_record(id, key, entry)));
     for (&client, session) in &shard.sessions {
         let (lowest, active_s) = (session.lowest(), session.active_s());

@@ -20,7 +20,12 @@
 //!
 //! Work per command is bounded and depends on nothing but the state: a replica that was restored from a copy
 //! forgets the same sessions at the same commands as one that never stopped.
+//!
+//! Sessions travel with their shard. Only a shard that is served is asked; one that is frozen forgets none,
+//! one that comes in may: what counts is how long a session was idle, wherever its shard was. What comes in
+//! is taken beyond all bounds: to refuse it would be to forget it.
 
+use super::KvMachine;
 use super::bounds::{
     ANSWERS_MAX, EVICTED_PER_COMMAND_MAX, EXPIRED_PER_COMMAND_MAX, SESSION_IDLE_MIN_MS, SESSION_TTL_MS,
     SESSIONS_MAX, SESSIONS_MAX_FOR_NAMED, WINDOW,
@@ -28,12 +33,13 @@ use super::bounds::{
 use super::copy::Part;
 use super::outcome::Outcome;
 use super::session::{Session, is_expired, is_idle};
-use super::{KvMachine, shard_entry};
 use proto::{ClientId, Code, Error, Sequence, ShardId, Stamp};
 use std::collections::BTreeSet;
 
-/// All sessions by idleness, the idlest first; derived from the sessions themselves.
-pub(super) type Idleness = BTreeSet<(u64, ShardId, ClientId)>;
+/// The shards that have a session which may be forgotten, each by when its idlest one was active last. Within
+/// a shard its sessions have an order of their own, so that a shard comes and goes at once however many it
+/// has.
+pub(super) type Idleness = BTreeSet<(u64, ShardId)>;
 
 /// How many sessions and answers a machine holds: [`FORMAT`](Self::FORMAT) everywhere but in tests.
 #[derive(Clone, Copy, Debug)]
@@ -83,19 +89,19 @@ impl KvMachine {
 
     /// Keeps what an admitted write came to.
     pub(super) fn settle(&mut self, id: ShardId, stamp: &Stamp, outcome: Outcome) {
-        let shard = self.shards.get_mut(&id).expect("admission made the shard");
-        let session = shard.sessions.get_mut(&stamp.client).expect("admission made the session");
-        session.settle(stamp.sequence, outcome);
-        shard.usage.answers += 1;
-        self.total.answers += 1;
-        self.copies.mark(id, &Part::Session(stamp.client), true, true);
+        self.change(id, |shard, copies| {
+            let session = shard.sessions.get_mut(&stamp.client).expect("admission made the session");
+            session.settle(stamp.sequence, outcome);
+            shard.usage.answers += 1;
+            copies.mark(id, &Part::Session(stamp.client), true, true);
+        });
     }
 
     /// Forgets sessions that have been idle for too long, the idlest first, a bounded number at a time.
     pub(super) fn expire_sessions(&mut self) {
         for _ in 0..EXPIRED_PER_COMMAND_MAX {
-            match self.idleness.first() {
-                Some(&(active_s, shard, client)) if is_expired(active_s, self.time_ms) => {
+            match self.idlest() {
+                Some((active_s, shard, client)) if is_expired(active_s, self.time_ms) => {
                     self.forget_session(shard, client);
                 }
                 _ => break,
@@ -124,19 +130,25 @@ impl KvMachine {
             return Err(Error::new(Code::Overloaded, message));
         }
         let active_s = self.time_ms / 1000;
-        let home = shard_entry(&mut self.shards, &mut self.copies, shard);
-        home.sessions.insert(client, Session::new(active_s));
-        home.usage.sessions += 1;
-        self.total.sessions += 1;
-        self.idleness.insert((active_s, shard, client));
-        self.copies.mark(shard, &Part::Session(client), false, true);
+        self.change(shard, |home, copies| {
+            home.put_session(client, Session::new(active_s));
+            copies.mark(shard, &Part::Session(client), false, true);
+        });
         Ok(())
+    }
+
+    /// The idlest session of all that may be forgotten, and when it was active last.
+    fn idlest(&self) -> Option<(u64, ShardId, ClientId)> {
+        let &(active_s, id) = self.idleness.first()?;
+        let idlest = self.shards.get(&id).and_then(|shard| shard.idle.first());
+        let (_, client) = *idlest.expect("the order of idleness names shards with sessions");
+        Some((active_s, id, client))
     }
 
     /// Forgets the idlest session, unless it may still be in use; says whether it did.
     fn evict_idlest(&mut self) -> bool {
-        match self.idleness.first() {
-            Some(&(active_s, shard, client)) if is_idle(active_s, self.time_ms, SESSION_IDLE_MIN_MS) => {
+        match self.idlest() {
+            Some((active_s, shard, client)) if is_idle(active_s, self.time_ms, SESSION_IDLE_MIN_MS) => {
                 self.forget_session(shard, client);
                 true
             }
@@ -160,31 +172,27 @@ impl KvMachine {
 
     /// Notes the stamp's arrival in its session, and frees the answers that nobody waits for any more.
     fn touch_session(&mut self, id: ShardId, stamp: &Stamp) -> &Session {
-        let shard = self.shards.get_mut(&id).expect("opening a session made the shard");
-        let session = shard.sessions.get_mut(&stamp.client).expect("the session was opened");
-        let (active_s, answers) = (session.active_s(), session.answers());
-        if session.touch(self.time_ms / 1000, stamp.lowest_open) {
-            self.copies.mark(id, &Part::Session(stamp.client), true, true);
-        }
-        if session.active_s() != active_s {
-            self.idleness.remove(&(active_s, id, stamp.client));
-            self.idleness.insert((session.active_s(), id, stamp.client));
-        }
-        let freed = answers - session.answers();
-        shard.usage.answers -= freed;
-        self.total.answers -= freed;
-        session
+        let (client, now_s) = (stamp.client, self.time_ms / 1000);
+        self.change(id, |shard, copies| {
+            let session = shard.sessions.get_mut(&client).expect("the session was opened");
+            let (active_s, answers) = (session.active_s(), session.answers());
+            if session.touch(now_s, stamp.lowest_open) {
+                copies.mark(id, &Part::Session(client), true, true);
+            }
+            if session.active_s() != active_s {
+                shard.idle.remove(&(active_s, client));
+                shard.idle.insert((session.active_s(), client));
+            }
+            shard.usage.answers -= answers - session.answers();
+        });
+        self.shards.get(&id).and_then(|shard| shard.sessions.get(&client)).expect("the session was opened")
     }
 
     fn forget_session(&mut self, id: ShardId, client: ClientId) {
-        let shard = self.shards.get_mut(&id).expect("the order of idleness names present shards");
-        let session = shard.sessions.remove(&client).expect("the order of idleness names present sessions");
-        self.idleness.remove(&(session.active_s(), id, client));
-        let before = shard.usage;
-        shard.usage.sessions -= 1;
-        shard.usage.answers -= session.answers();
-        self.total.exchange(before, shard.usage);
-        self.copies.mark(id, &Part::Session(client), true, false);
+        self.change(id, |shard, copies| {
+            assert!(shard.remove_session(client), "the order of idleness names present sessions");
+            copies.mark(id, &Part::Session(client), true, false);
+        });
     }
 }
 

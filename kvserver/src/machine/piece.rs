@@ -8,10 +8,11 @@
 use super::events::Change;
 use bincode::config::{Configuration, standard};
 use bincode::{BorrowDecode, Encode};
-use proto::{ClientId, Revision, Sequence, ShardId, Version};
+use proto::{ClientId, Revision, Sequence, ShardId, ShardState, Version};
 
-/// The version that this build writes and the only one that it reads.
-const VERSION: u8 = 1;
+/// The version that this build writes and the only one that it reads. Before the second, shards had no
+/// states.
+pub(super) const VERSION: u8 = 2;
 
 const CONFIG: Configuration = standard();
 
@@ -42,9 +43,28 @@ pub(super) enum StateRecord<'a> {
     Event { shard: ShardId, revision: Revision, change: Change, key: &'a [u8] },
     /// The end of a shard's events: those above `floor` and up to `revision` have been handed out.
     Tail { shard: ShardId, floor: Revision, revision: Revision },
+    /// Where a shard stands in its life; comes before all else of the shard. A copy of one shard has none.
+    State { shard: ShardId, state: ShardState },
+    /// All that was handed out of a shard, but its state, is no more.
+    Cleared { shard: ShardId },
 }
 
 impl StateRecord<'_> {
+    /// The shard that it is about; `None` for the time.
+    pub(super) fn shard(&self) -> Option<ShardId> {
+        match *self {
+            Self::Time { .. } => None,
+            Self::Key { shard, .. }
+            | Self::KeyGone { shard, .. }
+            | Self::Session { shard, .. }
+            | Self::SessionGone { shard, .. }
+            | Self::Event { shard, .. }
+            | Self::Tail { shard, .. }
+            | Self::State { shard, .. }
+            | Self::Cleared { shard } => Some(shard),
+        }
+    }
+
     /// Appends the record's bytes.
     pub(super) fn encode(&self, bytes: &mut Vec<u8>) {
         bincode::encode_into_std_write(self, bytes, CONFIG).expect("writing to memory does not fail");
@@ -79,6 +99,11 @@ impl Piece {
     /// Adds the time, which is small and does not count as the piece's first record.
     pub(super) fn push_time(&mut self, time_ms: u64) {
         StateRecord::Time { time_ms }.encode(&mut self.bytes);
+    }
+
+    /// Whether it holds any record but the time.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
     }
 
     /// How many bytes it has.

@@ -1,4 +1,4 @@
-//! Listing keys in order, over all shards of a machine.
+//! Listing keys in order, over all shards that a machine serves.
 //!
 //! Owns the merge: keys are hashed over shards, each of which is ordered, so a heap of one cursor for each
 //! shard yields the order of the whole. A page costs one seek for each shard, then the logarithm of their
@@ -6,7 +6,7 @@
 
 use super::bounds::{SCAN_BYTES_MAX, SCAN_RECORDS_MAX};
 use super::shard::{Entry, Shard};
-use proto::{Record, Reply};
+use proto::Record;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
@@ -81,8 +81,11 @@ impl PartialEq for Cursor<'_> {
 }
 impl Eq for Cursor<'_> {}
 
-/// One page of the range, as a [`Reply::Page`]; `more` is exact.
-pub(super) fn page<'a>(shards: impl Iterator<Item = &'a Shard>, range: &ScanRange<'_>) -> Reply<'a> {
+/// The records of one page of the range, and whether more follow; that is exact.
+pub(super) fn page<'a>(
+    shards: impl Iterator<Item = &'a Shard>,
+    range: &ScanRange<'_>,
+) -> (Vec<Record<'a>>, bool) {
     let records_max = range.limit.min(SCAN_RECORDS_MAX);
     let bytes_max = range.bytes_max.min(SCAN_BYTES_MAX);
     let bounds = (range.lower(), Bound::Unbounded);
@@ -101,5 +104,5 @@ pub(super) fn page<'a>(shards: impl Iterator<Item = &'a Shard>, range: &ScanRang
             PeekMut::pop(cursor);
         }
     }
-    Reply::Page { records, more: !heap.is_empty() }
+    (records, !heap.is_empty())
 }

@@ -129,3 +129,35 @@ pub(super) fn is_idle(active_s: u64, time_ms: u64, idle_ms: u64) -> bool {
 pub(super) fn is_expired(active_s: u64, time_ms: u64) -> bool {
     is_idle(active_s, time_ms, SESSION_TTL_MS)
 }
+
+/// The second here in which a session was last active that was so in second `active_s` there, where it is
+/// `there_ms` there and `here_ms` here: it stays as idle as it was. In that second it is taken to have been
+/// active as late as can be, so that it is never forgotten too early.
+pub(super) fn rebased_s(active_s: u64, there_ms: u64, here_ms: u64) -> u64 {
+    let active_ms = active_s.saturating_mul(1000).saturating_add(999).min(there_ms);
+    here_ms.saturating_sub(there_ms - active_ms) / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Wherever a session goes, it is as idle as it was, to the second, and never idler.
+    #[test]
+    fn idleness_travels() {
+        assert_eq!(rebased_s(10, 10_500, 99_700), 99);
+        assert_eq!(rebased_s(10, 12_000, 20_900), 19, "idle for 1,001 ms at least");
+        assert_eq!(rebased_s(10, 11_998, 20_000), 19);
+        assert_eq!(rebased_s(5, 3_605_999, 7_000_000), 3_400);
+        assert_eq!(rebased_s(1, 1_000_000, 5), 0, "before the clock here began");
+        assert_eq!(rebased_s(7, 3_000, 3_000), 3, "active later than now is active now");
+        assert_eq!(rebased_s(u64::MAX, u64::MAX, 1_000), 1);
+        for (there_ms, here_ms) in [(50_000, 50_000), (50_123, 99_876), (99_876, 60_123)] {
+            for active_ms in [there_ms - 40_000, there_ms - 1_234, there_ms] {
+                let at_most = (here_ms - (there_ms - active_ms)) / 1000;
+                let rebased = rebased_s(active_ms / 1000, there_ms, here_ms);
+                assert!((at_most..=at_most + 1).contains(&rebased), "{rebased}, not {at_most}");
+            }
+        }
+    }
+}

@@ -1,18 +1,20 @@
-//! A shard: keys with their values and counters, its sessions, its last events.
+//! A shard: keys with their values and counters, its sessions, its last events, and where it stands in its
+//! life.
 //!
 //! Owns what a write does to a key. It knows nothing of stamps, time or copies: the machine admits a write,
-//! hands it here, and tells the copies what changed. Every write that takes effect raises the revision by one.
+//! hands it here, and tells the copies what changed. Every write that takes effect raises the revision by
+//! one.
 
 use super::bounds::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use super::events::{Change, Events};
 use super::outcome::Outcome;
 use super::session::Session;
 use super::usage::Usage;
-use proto::{ClientId, Expect, Operation, Record, Revision, Version};
-use std::collections::BTreeMap;
+use proto::{ClientId, Expect, Operation, Record, Revision, ShardState, Version};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// What a key holds. Keys and values are exact boxes: a machine lives in memory, so that every byte counts; an
-/// append pays for it by moving the value where the allocator cannot grow it in place.
+/// What a key holds. Keys and values are exact boxes: a machine lives in memory, so that every byte counts;
+/// an append pays for it by moving the value where the allocator cannot grow it in place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) value: Box<[u8]>,
@@ -30,17 +32,60 @@ impl Entry {
     }
 }
 
-/// All that moves when a shard moves.
+/// A shard that is known: all that moves when it moves, and its state, which does not. What is not here holds
+/// nothing.
 #[derive(Debug, Default)]
 pub(super) struct Shard {
+    /// Never [`ShardState::Absent`] in a machine.
+    pub(super) state: ShardState,
     pub(super) data: BTreeMap<Box<[u8]>, Entry>,
     pub(super) sessions: BTreeMap<ClientId, Session>,
+    /// Just one element for each of `sessions`, the idlest first.
+    pub(super) idle: BTreeSet<(u64, ClientId)>,
     pub(super) events: Events,
     /// Counts `data` and `sessions`.
     pub(super) usage: Usage,
 }
 
 impl Shard {
+    /// A shard that holds nothing.
+    pub(super) fn new(state: ShardState) -> Self {
+        Self { state, ..Self::default() }
+    }
+
+    /// Moves all that it holds aside, in no time however much it is; its state stays.
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::new(self.state))
+    }
+
+    /// The second in which its idlest session was active last; `None` where there is none that may be
+    /// forgotten: nothing of a frozen shard changes.
+    pub(super) fn idlest_s(&self) -> Option<u64> {
+        match self.state {
+            ShardState::Frozen { .. } => None,
+            _ => self.idle.first().map(|(active_s, _)| *active_s),
+        }
+    }
+
+    /// Puts `session` where the one of `client` was, if there was one; says whether there was.
+    pub(super) fn put_session(&mut self, client: ClientId, session: Session) -> bool {
+        let existed = self.remove_session(client);
+        self.usage.sessions += 1;
+        self.usage.answers += session.answers();
+        self.idle.insert((session.active_s(), client));
+        self.sessions.insert(client, session);
+        existed
+    }
+
+    /// Forgets the session of `client`; says whether there was one.
+    pub(super) fn remove_session(&mut self, client: ClientId) -> bool {
+        let Some(session) = self.sessions.remove(&client) else { return false };
+        self.usage.sessions -= 1;
+        self.usage.answers -= session.answers();
+        self.idle.remove(&(session.active_s(), client));
+        true
+    }
+
     /// Carries out one write.
     pub(super) fn write(&mut self, operation: &Operation<'_>) -> Outcome {
         match *operation {

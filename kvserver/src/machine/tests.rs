@@ -3,12 +3,13 @@
 
 mod copies;
 mod format;
+mod lifecycle;
 mod reads;
 mod sessions;
 mod writes;
 
 use super::*;
-use proto::{ClientId, Expect, Sequence, Stamp, Version};
+use proto::{ClientId, Epoch, Expect, LifecycleAnswer, Sequence, Stamp, Version};
 use std::collections::BTreeSet;
 
 pub(super) const S0: ShardId = ShardId(0);
@@ -22,7 +23,7 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn new() -> Self {
-        Self::over(KvMachine::new())
+        Self::over(owning_all())
     }
 
     pub(super) fn over(machine: KvMachine) -> Self {
@@ -30,7 +31,7 @@ impl Rig {
     }
 
     pub(super) fn apply(&mut self, shard: ShardId, stamp: Option<Stamp>, operation: Operation<'_>) -> Bytes {
-        self.apply_bytes(&proto::encode(&Command { shard, stamp, operation }))
+        self.apply_bytes(&proto::encode(&Command::Write(Write { shard, stamp, operation })))
     }
 
     pub(super) fn apply_bytes(&mut self, command: &[u8]) -> Bytes {
@@ -54,6 +55,20 @@ impl Rig {
     pub(super) fn value(&self, key: &[u8]) -> Option<&[u8]> {
         self.machine.get(S0, key).map(|record| record.value)
     }
+}
+
+/// A machine that serves as many shards as these tests use.
+pub(super) fn owning_all() -> KvMachine {
+    owning(KvMachine::new(), 0..256)
+}
+
+/// A machine that now serves these shards, too.
+pub(super) fn owning(mut machine: KvMachine, shards: impl IntoIterator<Item = u32>) -> KvMachine {
+    let shards = shards.into_iter().map(ShardId).collect();
+    let command = proto::encode(&Command::Own { shards, epoch: Epoch(1) });
+    let answer = machine.apply(Moment { index: 0, time_ms: 0 }, &command);
+    assert_eq!(proto::decode::<LifecycleAnswer>(&answer), Ok(Ok(())));
+    machine
 }
 
 pub(super) fn stamp(client: u128, sequence: u64, lowest_open: u64) -> Stamp {
@@ -114,7 +129,7 @@ pub(super) fn loaded(pieces: &[Vec<u8>]) -> KvMachine {
 }
 
 /// Everything derived agrees with what it is derived from.
-fn check(machine: &KvMachine) {
+pub(super) fn check(machine: &KvMachine) {
     let mut total = Usage::default();
     let mut idleness = BTreeSet::new();
     for (&id, shard) in &machine.shards {
@@ -127,10 +142,19 @@ fn check(machine: &KvMachine) {
         };
         assert_eq!(shard.usage, usage);
         total.exchange(Usage::default(), usage);
-        idleness.extend(shard.sessions.iter().map(|(client, session)| (session.active_s(), id, *client)));
+        let idle = shard.sessions.iter().map(|(client, session)| (session.active_s(), *client));
+        assert_eq!(shard.idle, idle.collect());
+        if !matches!(shard.state, ShardState::Frozen { .. }) {
+            idleness.extend(shard.idle.first().map(|(active_s, _)| (*active_s, id)));
+        }
+        let holds_nothing = matches!(shard.state, ShardState::Dropped { .. } | ShardState::Aborted { .. });
+        assert!(!holds_nothing || (usage == Usage::default() && shard.events.revision() == Revision(0)));
+        assert_ne!(shard.state, ShardState::Absent);
+        // What changed last comes in first, its revision behind it.
+        let is_on_its_way = matches!(shard.state, ShardState::Importing { .. });
         assert!(shard.data.values().all(|entry| entry.version > Version(0)
             && entry.created <= entry.modified
-            && entry.modified <= shard.events.revision()));
+            && (is_on_its_way || entry.modified <= shard.events.revision())));
     }
     assert_eq!(machine.total, total);
     assert_eq!(machine.idleness, idleness);

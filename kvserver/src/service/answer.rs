@@ -139,7 +139,9 @@ impl Reply {
                 Self::Written { version: *version, revision: *revision, length: *length }
             }
             proto::Reply::Deleted { revision } => Self::Deleted { revision: *revision },
-            proto::Reply::Page { records, more } => {
+            // A share passes for no page where it is made one of: whoever merges shares knows whether they
+            // are all.
+            proto::Reply::Page { records, more } | proto::Reply::Share { records, more, .. } => {
                 let records = records.iter().map(|record| Record {
                     key: message.slice_ref(record.key),
                     value: message.slice_ref(record.value),

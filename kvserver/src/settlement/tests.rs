@@ -3,7 +3,7 @@
 use super::*;
 use crate::router::Routed;
 use bytes::Bytes;
-use proto::{Answer as Wire, Expect, Revision, Version};
+use proto::{Answer as Wire, Epoch, Expect, GroupId, Revision, Version};
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::task::Poll;
@@ -279,6 +279,19 @@ async fn too_stale_is_told_at_once() {
     let script = Script::new([vec![none(Code::TooStale)]]);
     assert_eq!(told(&script, get("k")).await, Err((Code::TooStale, Outcome::None)));
     assert_eq!(script.sent().len(), 1);
+}
+
+/// What a group does not serve is asked for again, a write under its stamp, until whoever serves it answers.
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_moves_is_asked_for_again() {
+    let wrong = Code::WrongGroup { shard: ShardId(3), to: Some(GroupId(2)), epoch: Epoch(9) };
+    for operation in [put("k"), get("k")] {
+        let answer = if operation.is_read() { value(b"v") } else { written() };
+        let script = Script::new([vec![none(wrong.clone())], vec![none(wrong.clone())], vec![answer]]);
+        assert!(told(&script, operation).await.is_ok());
+        let sent = script.sent();
+        assert!(sent.len() == 3 && sent.iter().all(|attempt| *attempt == sent[0]), "{sent:?}");
+    }
 }
 
 /// A caller's name gives one stamp to one operation wherever it is sent. Another operation on the same key

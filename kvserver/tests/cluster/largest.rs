@@ -57,11 +57,11 @@ async fn read_in_every_way(fleet: &Fleet, key: &str, value: &str) {
 async fn the_largest_that_may_be_written_may_be_read() {
     let mut settings = Settings::groups(2);
     let (command_bytes_max, key_bytes_max) = (4 << 20, 16 << 10);
-    let value_bytes_max = command_bytes_max - key_bytes_max - 64;
+    let value_bytes_max = command_bytes_max - key_bytes_max - 96;
     settings.raft.command_bytes_max = command_bytes_max;
     settings.http.header_bytes_max = 64 << 10;
     settings.limits = Limits { key_bytes_max, value_bytes_max, batch_bytes_max: 32 << 20 };
-    settings.transport.request_frame_bytes_max = key_bytes_max + value_bytes_max + 80 + (1 << 20);
+    settings.transport.request_frame_bytes_max = key_bytes_max + value_bytes_max + 98 + (1 << 20);
     let fleet = Fleet::start(settings).await;
     let mut config = fleet.config(1);
     config.limits.value_bytes_max += 1;

@@ -92,7 +92,7 @@ async fn a_silent_node() {
 /// Every error of the node has its status, its code and its outcome, for the call as a whole and for one item.
 #[tokio::test]
 async fn every_code() {
-    use proto::{GroupId, NodeId, Version};
+    use proto::{Epoch, GroupId, NodeId, ShardId, Version};
     let codes = [
         (Code::BadRequest, 400, "bad_request", false),
         (Code::NotFound, 404, "not_found", false),
@@ -110,6 +110,7 @@ async fn every_code() {
         (Code::Unavailable, 503, "unavailable", true),
         (Code::Internal, 500, "internal", true),
         (Code::IdempotencyKeyReused, 422, "idempotency_key_reused", false),
+        (Code::WrongGroup { shard: ShardId(3), to: None, epoch: Epoch(1) }, 503, "wrong_group", true),
     ];
     let stand = Stand::new().await;
     let mut wire = Wire::connect(stand.address).await;

@@ -10,7 +10,7 @@ fn assert_equal(copy: &KvMachine, machine: &KvMachine) {
 }
 
 /// The records of some pieces.
-fn records_of(pieces: &[Vec<u8>]) -> Vec<StateRecord<'_>> {
+pub(super) fn records_of(pieces: &[Vec<u8>]) -> Vec<StateRecord<'_>> {
     pieces.iter().flat_map(|piece| records(piece).unwrap()).map(Result::unwrap).collect()
 }
 

@@ -1,21 +1,23 @@
 //! The bytes of copies: held fast, and checked when they come back.
 
 use super::super::bounds::{COUNTER_MAX, KEY_BYTES_MAX, SHARDS_MAX, WINDOW};
-use super::super::piece::StateRecord;
+use super::super::piece::{StateRecord, VERSION};
 use super::*;
+use proto::{GroupId, MoveCommand, MoveStep};
 
 /// The layout of a piece, byte for byte: these bytes are on disks.
 #[test]
 fn golden_piece() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::over(owning(KvMachine::new(), [2]));
     rig.time_ms = 300_000;
     rig.apply(ShardId(2), Some(stamp(0xAB, 1, 1)), put(b"key", b"value"));
     rig.apply(ShardId(2), Some(stamp(0xAB, 2, 1)), delete(b"absent"));
     rig.apply(ShardId(2), None, put(b"a", b""));
     rig.apply(ShardId(2), None, delete(b"a"));
     let golden: &[&[u8]] = &[
-        b"\x01",                                 // version
+        b"\x02",                                 // version
         b"\x00\xfc\xe0\x93\x04\x00",             // time: 300,000 ms
+        b"\x07\x02\x02\x01\x01",                 // state: shard, serving, epoch, fence
         b"\x01\x02\x03key\x05value\x01\x01\x01", // key: shard, key, value, version, created, modified
         b"\x03\x02\xab\x01\xfb\x2c\x01\x07",     // session: shard, client, lowest open, active at 300 s
         b"\x00\x00\x01\x01\x05",                 // at distance 0: written, version, revision, length
@@ -32,7 +34,7 @@ fn golden_piece() {
     rig.time_ms += 7_200_000;
     rig.apply_bytes(b"");
     let golden: &[&[u8]] = &[
-        b"\x01",
+        b"\x02",
         b"\x00\xfc\xe0\x70\x72\x00", // time: 7,500,000 ms
         b"\x02\x02\x03key",          // key gone: shard, key
         b"\x04\x02\xab",             // session gone: shard, client
@@ -42,6 +44,27 @@ fn golden_piece() {
     let after = rig.machine.copy_next(copy, usize::MAX).bytes;
     assert_eq!(after, golden.concat());
     assert_eq!(loaded(&[before, after]).digest(), rig.machine.digest());
+}
+
+/// A shard that is emptied at once is told of by one record, and its state by another.
+#[test]
+fn golden_lifecycle() {
+    let mut rig = Rig::over(owning(KvMachine::new(), [2]));
+    rig.time_ms = 300_000;
+    let copy = rig.machine.copy_begin();
+    rig.machine.copy_next(copy, usize::MAX);
+    for step in [MoveStep::Freeze { to: GroupId(4) }, MoveStep::Drop] {
+        let command = Command::Move(MoveCommand { shard: ShardId(2), epoch: Epoch(9), step });
+        rig.apply_bytes(&proto::encode(&command));
+    }
+    let golden: &[&[u8]] = &[
+        b"\x02",
+        b"\x00\xfc\xe0\x93\x04\x00", // time
+        b"\x08\x02",                 // cleared: shard
+        b"\x07\x02\x04\x04\x09",     // state: shard, dropped, to, epoch
+        b"\x06\x02\x00\x00",         // tail
+    ];
+    assert_eq!(rig.machine.copy_next(copy, usize::MAX).bytes, golden.concat());
 }
 
 /// The encoding of every outcome that a session may keep.
@@ -70,7 +93,9 @@ fn golden_digest() {
 }
 
 fn load(records: &[StateRecord<'_>]) -> Result<(), LoadError> {
-    let mut piece = vec![1];
+    let state = ShardState::Serving { epoch: Epoch(1), fence: Epoch(1) };
+    let mut piece = vec![VERSION];
+    StateRecord::State { shard: S0, state }.encode(&mut piece);
     records.iter().for_each(|record| record.encode(&mut piece));
     KvMachine::new().load(&piece)
 }
@@ -104,7 +129,11 @@ fn impossible_records_are_refused() {
     let long = [0; KEY_BYTES_MAX + 1];
     let mut far = bincode::encode_to_vec(WINDOW + 1, bincode::config::standard()).unwrap();
     far.push(2);
-    let impossible: [&[StateRecord<'_>]; 19] = [
+    let unknown = ShardId(1);
+    let state = |shard, state| StateRecord::State { shard, state };
+    let served = ShardState::Serving { epoch: Epoch(1), fence: Epoch(1) };
+    assert_eq!(load(&[state(unknown, served), tail(unknown, 0, 0)]), Ok(()));
+    let impossible: [&[StateRecord<'_>]; 23] = [
         &[StateRecord::Time { time_ms: 2 }, StateRecord::Time { time_ms: 1 }],
         &[key(&long, 1, 1, 1)],
         &[key(b"k", 0, 1, 1)],
@@ -123,7 +152,11 @@ fn impossible_records_are_refused() {
         &[event(2), event(2)],
         &[event(0)],
         &[event(COUNTER_MAX + 1)],
-        &[tail(ShardId(SHARDS_MAX), 0, 0)],
+        &[tail(unknown, 0, 0)],
+        &[StateRecord::SessionGone { shard: unknown, client: ClientId(1) }],
+        &[StateRecord::Cleared { shard: unknown }],
+        &[state(S0, ShardState::Absent)],
+        &[state(ShardId(SHARDS_MAX), served)],
     ];
     for records in impossible {
         assert!(load(records).is_err(), "{records:?}");
@@ -136,19 +169,19 @@ fn impossible_records_are_refused() {
 /// Other versions, and pieces cut short anywhere but between records, are refused.
 #[test]
 fn damaged_pieces_are_refused() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::over(owning(KvMachine::new(), [0]));
     rig.stamped(u128::MAX, 1, 1);
     let pieces = pieces(&mut rig.machine, usize::MAX);
     let [piece] = &pieces[..] else { panic!("one piece") };
-    for version in [0, 2, 255] {
+    for version in [0, 1, 3, 255] {
         let mut other = piece.clone();
         other[0] = version;
         assert!(KvMachine::new().load(&other).is_err());
     }
     let cuts = (0..piece.len()).filter(|cut| KvMachine::new().load(&piece[..*cut]).is_ok()).count();
-    assert_eq!(cuts, 6, "nothing, the version, time, key, session, event");
+    assert_eq!(cuts, 7, "nothing, the version, time, state, key, session, event");
     for length in [0xfc, 0xfd] {
-        let huge = [&[1, 1, 0, length][..], &[0xff; 8]].concat();
+        let huge = [&[VERSION, 1, 0, length][..], &[0xff; 8]].concat();
         assert!(KvMachine::new().load(&huge).is_err());
     }
 }

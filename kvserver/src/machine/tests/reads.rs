@@ -16,7 +16,9 @@ fn filled() -> (KvMachine, Vec<Vec<u8>>) {
 
 fn scan(machine: &KvMachine, operation: Operation<'_>) -> (Vec<Vec<u8>>, bool) {
     match machine.query(&operation, 8).unwrap() {
-        Reply::Page { records, more } => (records.iter().map(|record| record.key.to_vec()).collect(), more),
+        Reply::Page { records, more } | Reply::Share { records, more, .. } => {
+            (records.iter().map(|record| record.key.to_vec()).collect(), more)
+        }
         other => panic!("not a page: {other:?}"),
     }
 }
@@ -62,10 +64,11 @@ fn pages_are_cut_exactly() {
 /// Whatever a scan asks for, a page is bounded, and says that more follows.
 #[test]
 fn pages_are_bounded() {
-    let mut machine = KvMachine::new();
+    let mut machine = owning_all();
     for number in 0..=SCAN_RECORDS_MAX as u32 {
         let key = number.to_be_bytes();
-        let command = proto::encode(&Command { shard: S0, stamp: None, operation: put(&key, b"") });
+        let write = Write { shard: S0, stamp: None, operation: put(&key, b"") };
+        let command = proto::encode(&Command::Write(write));
         machine.apply(Moment { index: 1, time_ms: 1 }, &command);
     }
     let all = Operation::Scan { prefix: b"", after: None, start: b"", limit: ALL, bytes_max: ALL };
@@ -97,8 +100,9 @@ fn gets() {
     assert!(matches!(first, Reply::Value { value: b"0123456789", version: Version(1), .. }), "{first:?}");
     assert_eq!(machine.query(&Operation::Get { key: b"nope" }, 8).unwrap_err().code, Code::NotFound);
     assert_eq!(machine.query(&put(b"a", b""), 8).unwrap_err().code, Code::BadRequest);
-    let command = Command { shard: ShardId(0), stamp: None, operation: put(b"", b"0123456789") };
-    machine = KvMachine::new();
+    let write = Write { shard: ShardId(0), stamp: None, operation: put(b"", b"0123456789") };
+    let command = Command::Write(write);
+    machine = owning_all();
     machine.apply(Moment { index: 1, time_ms: 1 }, &proto::encode(&command));
     assert_eq!(machine.query(&Operation::Get { key: b"" }, 8), Ok(value));
 }

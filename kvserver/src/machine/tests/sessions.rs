@@ -157,7 +157,7 @@ fn expiry_is_amortised() {
 #[test]
 fn eviction_spares_whoever_may_retry() {
     let bounds = SessionBounds { sessions_max: 2, answers_max: 100, ..SessionBounds::FORMAT };
-    let mut rig = Rig::over(KvMachine::with_bounds(bounds));
+    let mut rig = Rig::over(owning(KvMachine::with_bounds(bounds), 0..4));
     rig.stamped(1, 1, 1);
     rig.time_ms += 1000;
     rig.stamped(2, 1, 1);
@@ -207,7 +207,7 @@ fn a_name_is_for_one_request() {
 #[test]
 fn named_requests_leave_room() {
     let bounds = SessionBounds { sessions_max: 4, sessions_max_for_named: 2, answers_max: 100 };
-    let mut rig = Rig::over(KvMachine::with_bounds(bounds));
+    let mut rig = Rig::over(owning(KvMachine::with_bounds(bounds), 0..4));
     let name = |number| ClientId::named(number).0;
     let full = |answer: &[u8]| {
         let full = refused(answer);
@@ -238,7 +238,7 @@ fn named_requests_leave_room() {
 #[test]
 fn answers_are_bounded() {
     let bounds = SessionBounds { sessions_max: 10, answers_max: 3, ..SessionBounds::FORMAT };
-    let mut rig = Rig::over(KvMachine::with_bounds(bounds));
+    let mut rig = Rig::over(owning(KvMachine::with_bounds(bounds), 0..4));
     (1..=3).for_each(|sequence| drop(rig.stamped(1, sequence, 1)));
     for (client, sequence) in [(1, 4), (2, 1)] {
         let full = refused(&rig.stamped(client, sequence, 1));
@@ -256,7 +256,7 @@ fn answers_are_bounded() {
 fn full_answers_evict_the_idle() {
     const SESSIONS: u64 = 2 + 2 * EVICTED_PER_COMMAND_MAX as u64;
     let bounds = SessionBounds { sessions_max: 100, answers_max: SESSIONS, ..SessionBounds::FORMAT };
-    let mut rig = Rig::over(KvMachine::with_bounds(bounds));
+    let mut rig = Rig::over(owning(KvMachine::with_bounds(bounds), 0..4));
     (1..=SESSIONS).for_each(|client| drop(rig.stamped(u128::from(client), 1, 1)));
     rig.time_ms += 1000;
     rig.stamped(3, 1, 1);
@@ -280,14 +280,15 @@ fn full_answers_evict_the_idle() {
 #[test]
 fn sessions_are_small() {
     const SESSIONS: u128 = 100_000;
-    let mut machine = KvMachine::new();
+    let mut machine = owning_all();
     let time_ms = 1_800_000_000_000;
     for number in 0..SESSIONS {
         // Spread over the whole space, as random ids are: small numbers would encode too well.
         let client = (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
         let shard = ShardId((number % 256) as u32);
         for stamp in [stamp(client, 1, 1), stamp(client, 1_000_000, 999_999)] {
-            let command = Command { shard, stamp: Some(stamp), operation: put(b"k", b"v") };
+            let write = Write { shard, stamp: Some(stamp), operation: put(b"k", b"v") };
+            let command = Command::Write(write);
             machine.apply(Moment { index: 1, time_ms }, &proto::encode(&command));
         }
     }

@@ -1,0 +1,255 @@
+//! Shards come and go: what a step of a move does to a shard's state.
+//!
+//! Owns the rules by which at most one group serves a shard, see [`proto::ShardState`]:
+//!
+//! - A shard begins to be served by its birth in the one group that the cluster was born with for it, or with
+//!   the last piece of a copy that was made where it was frozen for that same move.
+//! - It thaws only where the destination has aborted that move, and whoever has aborted a move never
+//!   activates it.
+//! - A step of a move that is not the latest known here changes nothing.
+//!
+//! Relies on the driver for what one group cannot know: that a piece is the last one only where the source
+//! was frozen, that a source drops only what the destination serves and thaws only what it aborted, and that
+//! a move has ended before another of the same shard starts. Must never block: what is dropped is moved aside
+//! as [`Garbage`], whatever its size.
+
+use super::bounds::SHARDS_MAX;
+use super::copy::{Dirty, Part};
+use super::shard::Shard;
+use super::{KvMachine, ShardView};
+use proto::{
+    Code, CopyToken, Epoch, Error, LifecycleAnswer, LifecycleError, MoveCommand, MoveStep, PieceEnd, ShardId,
+    ShardSet, ShardState,
+};
+use std::sync::PoisonError;
+
+/// What was dropped and is still to be freed; that takes a second or so for a gigabyte, so nobody should wait
+/// for it.
+#[derive(Debug, Default)]
+#[must_use = "dropping it frees the memory: not under a lock for which others wait"]
+pub struct Garbage {
+    shards: Vec<Shard>,
+    /// What copies under way kept about these shards.
+    places: Vec<Dirty>,
+}
+
+impl Garbage {
+    /// Whether there is nothing to free.
+    pub fn is_empty(&self) -> bool {
+        self.shards.is_empty() && self.places.is_empty()
+    }
+}
+
+/// What a step makes of a shard.
+#[derive(Debug, PartialEq, Eq)]
+enum Effect {
+    /// Nothing: the step was taken before.
+    Done,
+    Enter(ShardState),
+    /// As `Enter`, and all that is held of the shard is forgotten.
+    Empty(ShardState),
+    /// As `Enter`, once the step's piece is taken in.
+    TakeIn(ShardState),
+}
+
+impl KvMachine {
+    /// Where a shard stands in its life here.
+    pub fn lifecycle(&self, shard: ShardId) -> ShardState {
+        self.shards.get(&shard).map(|shard| shard.state).unwrap_or_default()
+    }
+
+    /// All shards that are known here, and what is held of each: for one that comes in, what has come so far.
+    pub fn shards(&self) -> impl Iterator<Item = ShardView> + '_ {
+        self.shards.iter().map(|(&id, shard)| ShardView {
+            shard: id,
+            state: shard.state,
+            revision: shard.events.revision(),
+            usage: shard.usage,
+        })
+    }
+
+    /// Takes what was dropped and is still to be freed. Every replica has its own, which nobody but its
+    /// driver frees.
+    pub fn take_garbage(&self) -> Garbage {
+        std::mem::take(&mut *self.garbage.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The shard, where it is served here.
+    ///
+    /// # Errors
+    /// [`Code::WrongGroup`].
+    pub(super) fn served(&self, id: ShardId) -> Result<&Shard, Error> {
+        match self.shards.get(&id) {
+            Some(shard) if matches!(shard.state, ShardState::Serving { .. }) => Ok(shard),
+            _ => {
+                let state = self.lifecycle(id);
+                let code = Code::WrongGroup { shard: id, to: state.moved_to(), epoch: state.epoch() };
+                Err(Error::new(code, format!("{id} is not served by this group, it is {state}")))
+            }
+        }
+    }
+
+    /// The shards that were never here are served from now on.
+    pub(super) fn own(&mut self, shards: &ShardSet, epoch: Epoch) -> LifecycleAnswer {
+        if let Some(shard) = shards.iter().find(|shard| shard.0 >= SHARDS_MAX) {
+            return Err(LifecycleError::Invalid { shard });
+        }
+        for shard in shards.iter() {
+            if !self.shards.contains_key(&shard) {
+                self.enter(shard, ShardState::Serving { epoch, fence: epoch });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a step of a move.
+    pub(super) fn step(&mut self, command: &MoveCommand<'_>) -> LifecycleAnswer {
+        let id = command.shard;
+        if id.0 >= SHARDS_MAX {
+            return Err(LifecycleError::Invalid { shard: id });
+        }
+        match judge(self.lifecycle(id), command)? {
+            Effect::Done => {}
+            Effect::Enter(state) => self.enter(id, state),
+            Effect::Empty(state) => {
+                self.empty(id);
+                self.enter(id, state);
+            }
+            Effect::TakeIn(state) => {
+                let MoveStep::ImportPiece { copy, bytes, .. } = command.step else {
+                    unreachable!("only a piece is taken in")
+                };
+                if let Err(why) = self.import_piece(id, bytes) {
+                    self.start_over(id, copy);
+                    return Err(LifecycleError::Piece { why });
+                }
+                self.enter(id, state);
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes a shard's state, or makes a shard that holds nothing.
+    pub(super) fn enter(&mut self, id: ShardId, state: ShardState) {
+        let is_new = !self.shards.contains_key(&id);
+        if is_new {
+            self.shards.insert(id, Shard::new(state));
+            self.copies.mark(id, &Part::Tail, false, true);
+        }
+        self.change(id, |shard, copies| {
+            shard.state = state;
+            copies.mark(id, &Part::State, !is_new, true);
+        });
+    }
+
+    /// Forgets all that is held of a shard, and leaves it to be freed.
+    fn empty(&mut self, id: ShardId) {
+        if !self.shards.contains_key(&id) {
+            return;
+        }
+        let (shard, places) = self.change(id, |shard, copies| (shard.take(), copies.clear(id)));
+        let garbage = self.garbage.get_mut().unwrap_or_else(PoisonError::into_inner);
+        garbage.shards.push(shard);
+        garbage.places.extend(places);
+    }
+
+    /// Forgets what has come in of a copy, a part of a damaged piece perhaps, and waits for its first piece.
+    fn start_over(&mut self, id: ShardId, copy: CopyToken) {
+        self.empty(id);
+        if let ShardState::Importing { from, epoch, .. } = self.lifecycle(id) {
+            self.enter(id, ShardState::Importing { from, epoch, copy, next: 0, complete: false });
+        }
+    }
+}
+
+/// What a step makes of a shard in `state`.
+fn judge(state: ShardState, command: &MoveCommand<'_>) -> Result<Effect, LifecycleError> {
+    use ShardState::{Aborted, Absent, Dropped, Frozen, Importing, Serving};
+    let MoveCommand { epoch: e, ref step, .. } = *command;
+    // What remains where nothing else is said of a state: a move that is past, or one that is not there yet.
+    let refused = || match e <= state.epoch() {
+        true => Err(LifecycleError::Stale { epoch: state.epoch() }),
+        false => Err(LifecycleError::State { state }),
+    };
+    let served = ShardState::Serving { epoch: e, fence: e };
+    match (step, state) {
+        (MoveStep::ImportBegin { copy, .. }, Importing { epoch, copy: same, .. })
+            if epoch == e && *copy == same =>
+        {
+            Ok(Effect::Done)
+        }
+        (&MoveStep::ImportBegin { from, copy }, Importing { epoch, .. }) if epoch == e => {
+            Ok(Effect::Empty(Importing { from, epoch, copy, next: 0, complete: false }))
+        }
+        (&MoveStep::ImportBegin { from, copy }, Absent | Dropped { .. } | Aborted { .. })
+            if e > state.epoch() =>
+        {
+            Ok(Effect::Empty(Importing { from, epoch: e, copy, next: 0, complete: false }))
+        }
+        (&MoveStep::ImportPiece { copy, number, end, .. }, Importing { epoch, .. }) if epoch == e => {
+            judge_piece(state, copy, number, end)
+        }
+        (MoveStep::Activate { copy }, Importing { epoch, copy: same, next, complete, .. }) if epoch == e => {
+            match complete && *copy == same {
+                true => Ok(Effect::Enter(served)),
+                false => Err(LifecycleError::Copy { copy: same, next }),
+            }
+        }
+        (MoveStep::ImportPiece { .. } | MoveStep::Activate { .. }, _) if state.arrived_with(e) => {
+            Ok(Effect::Done)
+        }
+        (MoveStep::ImportBegin { .. } | MoveStep::Abort, _) if state.arrived_with(e) => {
+            Err(LifecycleError::Active)
+        }
+        (&MoveStep::Freeze { to }, Serving { epoch: since, fence }) if e > fence => {
+            Ok(Effect::Enter(Frozen { to, epoch: e, since }))
+        }
+        (MoveStep::Freeze { to }, Frozen { to: same, epoch, .. } | Dropped { to: same, epoch })
+            if epoch == e && *to == same =>
+        {
+            Ok(Effect::Done)
+        }
+        (MoveStep::Drop, Frozen { to, epoch, .. }) if epoch == e => Ok(Effect::Empty(Dropped { to, epoch })),
+        (MoveStep::Drop, Dropped { epoch, .. }) if epoch == e => Ok(Effect::Done),
+        (MoveStep::Abort, Importing { epoch, .. }) if epoch == e => Ok(Effect::Empty(Aborted { epoch })),
+        (MoveStep::Abort, Aborted { epoch }) if epoch == e => Ok(Effect::Done),
+        (MoveStep::Abort, Absent | Dropped { .. } | Aborted { .. }) if e > state.epoch() => {
+            Ok(Effect::Enter(Aborted { epoch: e }))
+        }
+        (MoveStep::Thaw, Frozen { epoch, since, .. }) if epoch == e => {
+            Ok(Effect::Enter(Serving { epoch: since, fence: e }))
+        }
+        // Not frozen for this move, or thawed before: a step that froze it may still be on its way.
+        (MoveStep::Thaw, Serving { epoch, fence }) if e > epoch => {
+            Ok(Effect::Enter(Serving { epoch, fence: fence.max(e) }))
+        }
+        _ => refused(),
+    }
+}
+
+/// What a piece makes of a shard that comes in with the same move.
+fn judge_piece(
+    state: ShardState,
+    copy: CopyToken,
+    number: u64,
+    end: PieceEnd,
+) -> Result<Effect, LifecycleError> {
+    let ShardState::Importing { from, epoch, copy: same, next, complete } = state else {
+        unreachable!("pieces are judged only where a shard comes in: {state}")
+    };
+    let served = ShardState::Serving { epoch, fence: epoch };
+    if copy != same || number > next || (number == next && complete) {
+        return Err(LifecycleError::Copy { copy: same, next });
+    }
+    if number < next {
+        let activates = complete && end == PieceEnd::Activate;
+        return Ok(if activates { Effect::Enter(served) } else { Effect::Done });
+    }
+    let next = next + 1;
+    Ok(Effect::TakeIn(match end {
+        PieceEnd::More | PieceEnd::Last => {
+            ShardState::Importing { from, epoch, copy, next, complete: end == PieceEnd::Last }
+        }
+        PieceEnd::Activate => served,
+    }))
+}
