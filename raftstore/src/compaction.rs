@@ -3,13 +3,13 @@
 //!
 //! Bytes decide, not entries, so that the disk stays bounded whatever the entries' size. What stays behind the
 //! snapshot: `log_bytes_kept`, so that a follower which lags a little is served from the log; and what a
-//! follower needs that is being sent an older snapshot or follows in the log, unless the log grows to
-//! [`LOG_OUTGROWN`] times what makes a snapshot due: then such a follower's stream is ended (see [`LogFloor`]),
+//! follower needs that is being sent an older snapshot or follows in the log, unless the log has outgrown that:
+//! then such a follower's stream is ended (see [`LogFloor`]),
 //! and it starts over with a newer one.
 //!
 //! Replicas apply the same bytes, so left alone they would all make their snapshots at once, and a write would find
 //! no majority of idle disks. So a replica's first snapshot after its start comes early, by its place among the
-//! voters, and those that follow keep that distance; where snapshots have become twice as far apart, so again.
+//! voters, and those that follow keep about that distance; where snapshots have become twice as far apart, so again.
 
 use crate::config::RaftConfig;
 use crate::group::stop_reason;
@@ -26,7 +26,11 @@ use std::time::Duration;
 /// meanwhile.
 const PACE: Duration = Duration::from_millis(200);
 
-/// How many times the bytes that make a snapshot due the log may hold before followers stop holding it.
+/// How long an idle group is left alone between two looks.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// How many times the least bytes that make a snapshot due the log may hold before followers stop holding it, unless the
+/// last snapshot is larger than that: whoever is sent a snapshot has to take it in before as much was written anew.
 const LOG_OUTGROWN: u64 = 3;
 
 /// What the log holds, in entries and bytes: enough to turn bytes to keep into entries to keep.
@@ -61,9 +65,10 @@ fn due_bytes(config: &RaftConfig, last_bytes: u64, grown_bytes: u64) -> u64 {
 }
 
 /// The bytes after which the replica at `place` of so many `voters` makes a snapshot: the last one, and whoever is not
-/// to be spread, after all that makes one due, the others evenly before it.
-fn first_due(due_bytes: u64, place: u64, voters: u64) -> u64 {
-    due_bytes * place / voters
+/// to be spread, after all that makes one due, the others evenly before it. `spread_over` is the distance over which
+/// they were spread before, and still are: only what it grew by is shared out anew.
+fn first_due(due_bytes: u64, spread_over: u64, place: u64, voters: u64) -> u64 {
+    due_bytes - (voters - place) * due_bytes.saturating_sub(spread_over) / voters
 }
 
 /// The last index that may be purged, or `None` where nothing may. `needed` are indexes that followers hold:
@@ -71,13 +76,13 @@ fn first_due(due_bytes: u64, place: u64, voters: u64) -> u64 {
 fn purge_upto(
     view: LogView,
     config: &RaftConfig,
-    due_bytes: u64,
+    outgrown_bytes: u64,
     needed: impl Iterator<Item = u64>,
 ) -> Option<u64> {
     let mean = (view.applied_bytes / view.applied_entries.max(1)).max(1);
     let kept = config.log_bytes_kept / mean;
     let mut upto = view.snapshot.saturating_sub(kept);
-    if view.live_bytes < due_bytes.saturating_mul(LOG_OUTGROWN) {
+    if view.live_bytes < outgrown_bytes {
         upto = needed.filter(|&index| index >= view.purged).fold(upto, u64::min);
     }
     (upto > view.purged).then_some(upto)
@@ -105,7 +110,7 @@ impl<M: Machine> Compactor<M> {
             let due_bytes = self.due_bytes(grown_bytes);
             let spreads = spreads(due_bytes, spread_over);
             let (place, voters) = if spreads { self.place() } else { (1, 1) };
-            if applied_bytes - covered_bytes >= first_due(due_bytes, place, voters) {
+            if applied_bytes - covered_bytes >= first_due(due_bytes, spread_over, place, voters) {
                 if !self.snapshot().await {
                     return;
                 }
@@ -115,7 +120,7 @@ impl<M: Machine> Compactor<M> {
                     spread_over = due_bytes;
                 }
             }
-            if !self.purge(due_bytes).await {
+            if !self.purge().await {
                 return;
             }
             // This task shares the machine, so the end of `applied` never comes: the group's does.
@@ -123,6 +128,8 @@ impl<M: Machine> Compactor<M> {
                 biased;
                 changed = applied.changed() => changed.expect("the sender lives in what this task shares"),
                 _ = stop_reason(&self.raft) => return,
+                // What could not be purged is looked at again even where nobody writes any more.
+                () = tokio::time::sleep(LOOK) => {}
             }
             tokio::time::sleep(PACE).await;
         }
@@ -162,8 +169,14 @@ impl<M: Machine> Compactor<M> {
         true
     }
 
+    /// The bytes of log from which followers do not hold it any more.
+    fn outgrown_bytes(&self) -> u64 {
+        let last_bytes = self.snapshots.current().map_or(0, |snapshot| snapshot.bytes);
+        self.config.snapshot_log_bytes_min.saturating_mul(LOG_OUTGROWN).max(last_bytes)
+    }
+
     /// Purges what may be; `false` once the group has stopped.
-    async fn purge(&self, due_bytes: u64) -> bool {
+    async fn purge(&self) -> bool {
         let (snapshot, purged, followers) = {
             let metrics = self.raft.data_metrics();
             let metrics = metrics.borrow_watched();
@@ -182,7 +195,7 @@ impl<M: Machine> Compactor<M> {
             live_bytes: (self.live_bytes)(),
         };
         let needed = followers.iter().copied().chain(self.snapshots.in_use());
-        let Some(upto) = purge_upto(view, &self.config, due_bytes, needed) else { return true };
+        let Some(upto) = purge_upto(view, &self.config, self.outgrown_bytes(), needed) else { return true };
         let purged_or_postponed = self.raft.trigger().purge_log(upto).await.is_ok();
         // openraft postpones a purge as long as a stream is open to a follower that is below it.
         if followers.iter().any(|matched| (purged..upto).contains(matched)) {
@@ -233,11 +246,16 @@ mod tests {
         }
     }
 
-    /// Three replicas make their first snapshots a third of the way apart, none later than it is due.
+    /// Three replicas make their snapshots a third of the way apart, none later than it is due; and so again where
+    /// snapshots come further apart.
     #[test]
     fn replicas_take_turns() {
-        assert_eq!([1, 2, 3].map(|place| first_due(90, place, 3)), [30, 60, 90]);
-        assert_eq!(first_due(90, 1, 1), 90);
+        let first = [1, 2, 3].map(|place| first_due(90, 0, place, 3));
+        assert_eq!(first, [30, 60, 90]);
+        let second = [1, 2, 3].map(|place| first_due(180, 90, place, 3));
+        let at: Vec<u64> = first.iter().zip(second).map(|(first, second)| first + second).collect();
+        assert_eq!(at, [150, 210, 270], "a third of 180 apart");
+        assert_eq!(first_due(90, 0, 1, 1), 90);
     }
 
     /// Bytes to keep become entries to keep by their mean size.

@@ -127,6 +127,7 @@ pub use machine::{CopyId, CopyStep, LoadError, Machine, Moment};
 pub use network::{Link, LinkCounters, Listener, Network, Observer, SimulatedNetwork, Stream, TcpNetwork};
 pub use replica::COPY_LAST_BYTES;
 pub use runtime::{Clock, Random, SimulatedClock, SystemClock, random, seed};
+pub use snapshot::PIECE_BYTES_MAX;
 pub use status::{GroupStatus, Role};
 pub use storage::{Identity, LATENCY_BUCKETS, StorageConfig, StorageError, StorageStats};
 pub use transport::{CallError, LaneStats, RaftCalls, Refusal, TransportConfig, TransportStats};

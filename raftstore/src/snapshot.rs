@@ -34,8 +34,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::oneshot;
 
-/// The longest piece.
-pub(crate) const PIECE_BYTES_MAX: usize = 4 << 20;
+/// The longest piece of a copy, in bytes: a value of 4 MiB with all that stands around it.
+pub const PIECE_BYTES_MAX: usize = (4 << 20) + (64 << 10);
 
 /// One group's snapshots, until the group is forgotten.
 #[derive(Clone, Debug)]

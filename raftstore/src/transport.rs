@@ -111,7 +111,8 @@ impl Transport {
         Ok(Server::start(self.local.clone(), listener, inbound))
     }
 
-    /// The clients that openraft makes for `group`, whose log begins at `floor`; `D` is its snapshot data.
+    /// The clients that openraft makes for `group`; `floor` ends the streams of followers that its log has outgrown, and
+    /// `D` is its snapshot data.
     pub(crate) fn factory<D: Pieces>(self: &Arc<Self>, group: GroupId, floor: LogFloor) -> Factory<D> {
         Factory { transport: self.clone(), group, floor, snapshots: PhantomData }
     }

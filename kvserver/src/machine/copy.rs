@@ -17,6 +17,7 @@
 //! A copy of one shard is the same without the shard's state, which is the group's and stays, and with the
 //! time in every piece: whoever takes it in lives by another clock. It ends when its shard is emptied.
 
+use super::bounds::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use super::piece::{Piece, RECORD_OVERHEAD_BYTES, StateRecord};
 use super::session::Session;
 use super::shard::{Entry, Shard};
@@ -36,6 +37,10 @@ type Shards = BTreeMap<ShardId, Shard>;
 const EXACT_BYTES_MAX: u64 = 1 << 20;
 
 const _: () = assert!(EXACT_BYTES_MAX >= raftstore::COPY_LAST_BYTES);
+
+/// A key with the longest value must travel in one piece: a copy that is refused stops every replica.
+const _: () =
+    assert!(KEY_BYTES_MAX + VALUE_BYTES_MAX + 2 * RECORD_OVERHEAD_BYTES <= raftstore::PIECE_BYTES_MAX);
 
 /// A part of a shard's state, in the order of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

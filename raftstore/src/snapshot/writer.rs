@@ -37,7 +37,7 @@ impl SnapshotWriter {
         Self { store, tables: Arc::new(tables), packer, part: Some(Part::default()) }
     }
 
-    /// Adds a piece of up to 4 MiB.
+    /// Adds a piece of up to [`PIECE_BYTES_MAX`].
     ///
     /// # Errors
     /// Where the piece is too large, the disk fails, the storage has stopped or the group was forgotten. The

@@ -1,6 +1,6 @@
 //! Copies made while the machine works.
 
-use super::super::bounds::{EVENTS_MAX, SESSION_TTL_MS};
+use super::super::bounds::{EVENTS_MAX, KEY_BYTES_MAX, SESSION_TTL_MS, VALUE_BYTES_MAX};
 use super::super::piece::{StateRecord, records};
 use super::*;
 
@@ -35,6 +35,23 @@ fn an_empty_machine_copies() {
     assert_equal(&loaded(&[step.bytes]), &machine);
     assert_eq!(machine.copy_next(copy, 1000), CopyStep { bytes: vec![], remaining: 0 });
     loaded(&[vec![]]);
+}
+
+/// The longest key with the longest value travels in one piece that a snapshot takes.
+#[test]
+fn the_longest_value_fits_a_piece() {
+    let mut rig = Rig::new();
+    rig.apply(ShardId(0), None, put(&[b'k'; KEY_BYTES_MAX], &vec![7; VALUE_BYTES_MAX]));
+    let copy = rig.machine.copy_begin();
+    let mut longest = 0;
+    loop {
+        let step = rig.machine.copy_next(copy, 1);
+        longest = longest.max(step.bytes.len());
+        if step.remaining == 0 {
+            break;
+        }
+    }
+    assert!((VALUE_BYTES_MAX..=raftstore::PIECE_BYTES_MAX).contains(&longest), "{longest}");
 }
 
 /// Copies are exact whatever the size of their pieces; pieces stay within it; what remains goes down.
