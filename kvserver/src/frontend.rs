@@ -4,6 +4,7 @@ use crate::config::NodeConfig;
 use crate::encoded;
 use crate::machine::KvMachine;
 use crate::replica::Replica;
+use crate::residence::expected;
 use crate::router::{Route, Router, Terms};
 use crate::service::{
     Answers, Call, ClusterGroup, ClusterLimits, ClusterNode, ClusterView, FollowerStatus, GroupStatus,
@@ -14,7 +15,7 @@ use crate::stamps::Stamps;
 use crate::telemetry;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
-use proto::{BatchRequest, Code, Error, Limits, NodeId};
+use proto::{BatchRequest, Code, Error, GroupView, Limits, NodeId};
 use raftstore::Address;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -108,7 +109,7 @@ impl Service for Frontend {
 
     fn execute(&self, call: Call) -> BoxFuture<'_, Result<Answers, Error>> {
         async move {
-            let shards = self.router.map.shards;
+            let shards = self.router.shards;
             let (answers, lag) = settle(&*self.router, &self.stamps, shards, &call).await;
             Ok(Answers { answers, lag_ms: millis(lag), node: self.router.host.node() })
         }
@@ -116,27 +117,35 @@ impl Service for Frontend {
     }
 
     fn cluster(&self) -> ClusterView {
-        let node = |(id, address): (&NodeId, &Address)| ClusterNode { id: id.0, http: address.http.clone() };
-        let group = |replica: &Replica| {
-            let status = replica.group.status();
-            ClusterGroup {
-                id: status.group.0,
-                leader: status.leader.map(|leader| leader.0),
-                term: status.term,
-                serving: replica.missing(self.touch_max).is_none(),
-                replicas: status.members.keys().map(|node| node.0).collect(),
-            }
-        };
-        let ranges = self.router.map.ranges().into_iter();
         let Limits { key_bytes_max, value_bytes_max, batch_bytes_max } = self.router.limits;
-        ClusterView {
+        let mut view = ClusterView {
             cluster: self.cluster.clone(),
-            shards: self.router.map.shards,
+            shards: self.router.shards,
             limits: ClusterLimits { key_bytes_max, value_bytes_max, batch_bytes_max },
-            nodes: self.members.iter().map(node).collect(),
-            groups: self.router.replicas.values().map(group).collect(),
-            shard_groups: ranges.map(|(first, last, group)| (first.0, last.0, group.0)).collect(),
+            nodes: Vec::new(),
+            groups: Vec::new(),
+            shard_groups: Vec::new(),
+        };
+        let Ok(map) = self.router.routes.map() else {
+            let node =
+                |(id, address): (&NodeId, &Address)| ClusterNode { id: id.0, http: address.http.clone() };
+            view.nodes = self.members.iter().map(node).collect();
+            return view;
+        };
+        view.nodes = map
+            .nodes
+            .iter()
+            .map(|node| ClusterNode { id: node.node.0, http: node.spec.http.clone() })
+            .collect();
+        view.groups = map.groups.iter().map(|group| self.group_view(group)).collect();
+        for run in &map.shard_map.runs {
+            let (first, last) = (run.first.0, run.first.0 + run.count - 1);
+            match view.shard_groups.last_mut() {
+                Some((_, before, owner)) if *owner == run.owner.0 => *before = last,
+                _ => view.shard_groups.push((first, last, run.owner.0)),
+            }
         }
+        view
     }
 
     fn status(&self) -> NodeStatus {
@@ -153,12 +162,10 @@ impl Service for Frontend {
             disk_bytes: disk_bytes.unwrap_or_else(|why| unmeasured("disk_bytes", &why)),
             memory_rss_bytes: telemetry::resident_bytes()
                 .unwrap_or_else(|why| unmeasured("memory_rss_bytes", &why)),
-            groups: self
-                .router
-                .replicas
-                .values()
-                .map(|replica| group_status(replica, self.touch_max))
-                .collect(),
+            groups: {
+                let replicas = self.router.residents.all();
+                replicas.iter().map(|replica| group_status(replica, self.touch_max)).collect()
+            },
         }
     }
 
@@ -166,8 +173,13 @@ impl Service for Frontend {
         if self.router.stopping.load(Ordering::Relaxed) {
             return Err("node is stopping".into());
         }
-        let replicas = self.router.replicas.values();
-        let missing: Vec<String> = replicas.filter_map(|replica| replica.missing(self.touch_max)).collect();
+        let map = self.router.routes.map().map_err(|error| error.message)?;
+        let missing: Vec<String> = expected(&map, &self.router.host)
+            .filter_map(|group| match self.router.residents.get(group) {
+                Some(replica) => replica.missing(self.touch_max),
+                None => Some(format!("replica of {group} is not open yet")),
+            })
+            .collect();
         if missing.is_empty() { Ok(()) } else { Err(missing.join(", ")) }
     }
 
@@ -176,11 +188,37 @@ impl Service for Frontend {
     }
 
     fn shards(&self) -> u32 {
-        self.router.map.shards
+        self.router.shards
     }
 
     fn limits(&self) -> Limits {
         self.router.limits
+    }
+}
+
+impl Frontend {
+    /// A group as this node knows it: by its own replica, where it has one, or by the map.
+    fn group_view(&self, view: &GroupView) -> ClusterGroup {
+        let id = view.group;
+        match self.router.residents.get(id) {
+            Some(replica) => {
+                let status = replica.group.status();
+                ClusterGroup {
+                    id: id.0,
+                    leader: status.leader.map(|leader| leader.0),
+                    term: status.term,
+                    serving: replica.missing(self.touch_max).is_none(),
+                    replicas: status.members.keys().map(|node| node.0).collect(),
+                }
+            }
+            None => ClusterGroup {
+                id: id.0,
+                leader: view.leader.map(|leader| leader.0),
+                term: 0,
+                serving: view.leader.is_some(),
+                replicas: view.voters.keys().chain(view.learners.keys()).map(|node| node.0).collect(),
+            },
+        }
     }
 }
 

@@ -15,14 +15,18 @@ mod frontend;
 pub mod http;
 pub mod machine;
 mod merge;
+mod moves;
 mod node;
 mod refusal;
 mod replica;
+mod residence;
 mod router;
+mod routes;
 pub mod service;
 mod settlement;
 mod shard_map;
 mod stamps;
+mod stewardship;
 mod telemetry;
 
 pub use config::NodeConfig;

@@ -8,10 +8,13 @@ use crate::encoded::{self, Encoded};
 use crate::merge;
 use crate::refusal::{lost, not_leader, unanswered, within};
 use crate::replica::{ANSWER_OVERHEAD, Replica};
-use crate::shard_map::ShardMap;
+use crate::residence::Residents;
+use crate::routes::Routes;
 use bytes::Bytes;
 use futures_util::future::join_all;
-use proto::{BatchRequest, Code, Consistency, Error, GroupId, Item, Limits, NodeId, Operation};
+use proto::{
+    BatchRequest, ClusterMap, Code, Consistency, Error, GroupId, Item, Limits, NodeId, Operation, ShardId,
+};
 use raftstore::{Host, Refusal};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +35,11 @@ pub(crate) const FRAME_ROOM: usize = FORWARDED_ITEMS_MAX * 512;
 /// How much longer than its deadline a forwarded batch is waited for: the leader's own word at the deadline says
 /// which of its writes were confirmed, silence says nothing of any.
 const HOP_GRACE: Duration = Duration::from_millis(100);
+
+/// The pauses before an item is sent where it was said to belong, from the second time on: a shard that is being handed
+/// over is served again within milliseconds.
+const REROUTE_PAUSE_MIN: Duration = Duration::from_millis(2);
+const REROUTE_PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// The most records of one page of a scan, whatever its caller wants.
 const PAGE_RECORDS_MAX: usize = 16 << 10;
@@ -79,8 +87,11 @@ pub(crate) trait Route: Sync {
 /// Knows the groups on this node and the way to all others.
 pub(crate) struct Router {
     pub(crate) host: Arc<Host>,
-    pub(crate) replicas: BTreeMap<GroupId, Replica>,
-    pub(crate) map: ShardMap,
+    /// The replicas on this node.
+    pub(crate) residents: Arc<Residents>,
+    pub(crate) routes: Routes,
+    /// How many shards there are, fixed when the cluster is born.
+    pub(crate) shards: u32,
     pub(crate) limits: Limits,
     /// The most bytes of keys and values that a message between nodes carries, either way, and that the reads of
     /// one batch are answered.
@@ -91,33 +102,75 @@ pub(crate) struct Router {
 
 impl Route for Router {
     async fn route(&self, items: &[Item<'_>], terms: Terms) -> Routed {
+        let mut routed = self.attempt(items, terms).await;
+        let mut pause = Duration::ZERO;
+        while terms.forward {
+            let misdirected = |at: &usize| self.is_misdirected(&routed.answers[*at]);
+            let at: Vec<usize> = (0..items.len()).filter(misdirected).collect();
+            if at.is_empty() || terms.left() <= pause {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).clamp(REROUTE_PAUSE_MIN, REROUTE_PAUSE_MAX);
+            let again: Vec<Item<'_>> = at.iter().map(|&at| items[at].clone()).collect();
+            let more = self.attempt(&again, terms).await;
+            routed.lag = routed.lag.max(more.lag);
+            at.into_iter().zip(more.answers).for_each(|(at, answer)| routed.answers[at] = answer);
+        }
+        self.bound(items, &mut routed.answers);
+        routed
+    }
+}
+
+impl Router {
+    /// Whether an answer says that its question was sent to the wrong place, and was not carried out there: a shard has
+    /// moved, or a group of which nothing is known here but a hint is led by another.
+    fn is_misdirected(&self, answer: &Encoded) -> bool {
+        match answer.refusal().map(|error| error.code) {
+            Some(Code::WrongGroup { .. }) => true,
+            Some(Code::NotLeader { group, .. }) => self.residents.get(group).is_none(),
+            _ => false,
+        }
+    }
+
+    /// Sends each item where it belongs by what is known now.
+    async fn attempt(&self, items: &[Item<'_>], terms: Terms) -> Routed {
+        let map = match self.routes.map() {
+            Ok(map) => map,
+            Err(error) => return Routed::refused(&items.iter().collect::<Vec<_>>(), |_| error.clone()),
+        };
         let mut by_group: BTreeMap<GroupId, Vec<usize>> = BTreeMap::new();
         let mut scans = Vec::new();
         let mut answers = vec![Encoded::default(); items.len()];
         for (at, item) in items.iter().enumerate() {
             match (within(&self.limits, &item.operation), item.operation.key()) {
                 (Err(error), _) => answers[at] = Encoded::refused(error),
-                (Ok(()), Some(key)) => by_group.entry(self.map.group_of_key(key)).or_default().push(at),
+                (Ok(()), Some(key)) => {
+                    let shard = proto::shard_of(key, self.shards);
+                    match self.routes.group_of(&map, shard) {
+                        Some(group) => by_group.entry(group).or_default().push(at),
+                        None => answers[at] = Encoded::refused(unmapped(shard)),
+                    }
+                }
                 (Ok(()), None) => scans.push(at),
             }
         }
+        let map = &*map;
         let groups = by_group.into_iter().map(|(group, at)| async move {
             let of_group: Vec<&Item<'_>> = at.iter().map(|&at| &items[at]).collect();
-            (at, self.group(group, &of_group, terms).await)
+            (at, self.group(map, group, &of_group, terms).await)
         });
-        let (groups, (scanned, mut lag)) = tokio::join!(join_all(groups), self.scans(items, &scans, terms));
+        let scanning = self.scans(map, items, &scans, terms);
+        let (groups, (scanned, mut lag)) = tokio::join!(join_all(groups), scanning);
         scans.into_iter().zip(scanned).for_each(|(at, answer)| answers[at] = answer);
         for (at, routed) in groups {
             assert_eq!(at.len(), routed.answers.len(), "every item is answered");
             lag = lag.max(routed.lag);
             at.into_iter().zip(routed.answers).for_each(|(at, answer)| answers[at] = answer);
         }
-        self.bound(items, &mut answers);
         Routed { answers, lag }
     }
-}
 
-impl Router {
     /// Each group keeps to what one reply holds; this holds all of them together to the same, but for a
     /// single answer that is larger. A write's answer is never withheld.
     fn bound(&self, items: &[Item<'_>], answers: &mut [Encoded]) {
@@ -133,14 +186,20 @@ impl Router {
 
     /// Scans one after the other, as many as there is time and one reply has room for: each may bring a page from
     /// every group.
-    async fn scans(&self, items: &[Item<'_>], at: &[usize], terms: Terms) -> (Vec<Encoded>, Duration) {
+    async fn scans(
+        &self,
+        map: &ClusterMap,
+        items: &[Item<'_>],
+        at: &[usize],
+        terms: Terms,
+    ) -> (Vec<Encoded>, Duration) {
         let mut bytes_left = self.payload_bytes_max;
         let (mut answers, mut lag) = (Vec::with_capacity(at.len()), Duration::ZERO);
         for &at in at {
             let answer = match turn(bytes_left, terms).await {
                 Err(refused) => refused,
                 Ok(()) => {
-                    let (answer, of) = self.scan(&items[at], terms).await;
+                    let (answer, of) = self.scan(map, &items[at], terms).await;
                     lag = lag.max(of);
                     bytes_left = bytes_left.saturating_sub(answer.len());
                     answer
@@ -152,21 +211,30 @@ impl Router {
     }
 
     /// A scan asks the one group of its prefix, or else every group, and merges their shares.
-    async fn scan(&self, item: &Item<'_>, terms: Terms) -> (Encoded, Duration) {
+    async fn scan(&self, map: &ClusterMap, item: &Item<'_>, terms: Terms) -> (Encoded, Duration) {
         let item = &self.page_of(item);
         let Operation::Scan { prefix, .. } = item.operation else { unreachable!("only scans have no key") };
-        let groups = self.map.groups_of_prefix(prefix);
-        let asked = groups.map(|group| async move { self.group(group, &[item], terms).await });
+        let only = proto::shard_of_prefix(prefix, self.shards);
+        let groups = match only.map(|shard| (shard, self.routes.group_of(map, shard))) {
+            None => self.routes.groups(map),
+            Some((_, Some(group))) => vec![group],
+            Some((shard, None)) => return (Encoded::refused(unmapped(shard)), Duration::ZERO),
+        };
+        let asked = groups.into_iter().map(|group| self.group_share(map, group, item, terms));
         let mut lag = Duration::ZERO;
         let mut shares = Vec::new();
         for routed in join_all(asked).await {
             lag = lag.max(routed.lag);
             shares.extend(routed.answers);
         }
-        match proto::shard_of_prefix(prefix, self.map.shards) {
+        match only {
             Some(_) => (shares.remove(0), lag),
-            None => (merge::shares(&item.operation, &shares, self.map.shards), lag),
+            None => (merge::shares(&item.operation, &shares, self.shards), lag),
         }
+    }
+
+    async fn group_share(&self, map: &ClusterMap, group: GroupId, item: &Item<'_>, terms: Terms) -> Routed {
+        self.group(map, group, &[item], terms).await
     }
 
     /// The same scan, asking for no more than fits a reply with room to spare.
@@ -183,11 +251,20 @@ impl Router {
     }
 
     /// Answers items that all concern one group. A scan among them is answered with this group's share.
-    async fn group(&self, id: GroupId, items: &[&Item<'_>], terms: Terms) -> Routed {
-        let Some(replica) = self.replicas.get(&id) else {
-            let why = format!("this node has no replica of {id}");
-            return Routed::refused(items, |_| Error::new(Code::Unavailable, why.clone()));
+    async fn group(&self, map: &ClusterMap, id: GroupId, items: &[&Item<'_>], terms: Terms) -> Routed {
+        let routed = match self.residents.get(id) {
+            Some(replica) => self.resident(&replica, items, terms).await,
+            None => self.elsewhere(map, id, items, terms).await,
         };
+        for error in routed.answers.iter().filter_map(Encoded::refusal) {
+            self.routes.learn(id, &error.code);
+        }
+        routed
+    }
+
+    /// Answers items that concern a group of which there is a replica here.
+    async fn resident(&self, replica: &Replica, items: &[&Item<'_>], terms: Terms) -> Routed {
+        let id = replica.group.id();
         let local_reads = terms.consistency != Consistency::Linearizable;
         let leader = replica.group.leader();
         if leader == Some(self.host.node())
@@ -197,24 +274,39 @@ impl Router {
         }
         match leader {
             Some(leader) if terms.forward => {
-                let routed = self.there(replica, leader, items, terms).await;
+                let Some(address) = replica.group.address_of(leader) else {
+                    return Routed::refused(items, |_| not_leader(id, None));
+                };
+                let routed = self.there(id, leader, &address.peer, items, terms).await;
                 here_instead(replica, items, routed, terms).await
             }
             leader => Routed::refused(items, |_| not_leader(id, leader)),
         }
     }
 
+    /// Sends items that concern a group of which there is no replica here to whoever is thought to lead it.
+    async fn elsewhere(&self, map: &ClusterMap, id: GroupId, items: &[&Item<'_>], terms: Terms) -> Routed {
+        let leader = self.routes.leader_of(map, id).filter(|leader| *leader != self.host.node());
+        match leader.and_then(|leader| Some((leader, Routes::peer_of(map, leader)?))) {
+            Some((leader, address)) if terms.forward => self.there(id, leader, &address, items, terms).await,
+            _ => Routed::refused(items, |_| not_leader(id, leader)),
+        }
+    }
+
     /// Sends items to the node that leads their group, in as many messages as they need.
-    async fn there(&self, replica: &Replica, leader: NodeId, items: &[&Item<'_>], terms: Terms) -> Routed {
-        let Some(address) = replica.group.address_of(leader) else {
-            return Routed::refused(items, |_| not_leader(replica.group.id(), None));
-        };
+    async fn there(
+        &self,
+        group: GroupId,
+        leader: NodeId,
+        address: &str,
+        items: &[&Item<'_>],
+        terms: Terms,
+    ) -> Routed {
         let messages = messages(items, self.payload_bytes_max);
         if let [all] = messages[..] {
-            return self.sent(replica.group.id(), leader, &address.peer, all, terms).await;
+            return self.sent(group, leader, address, all, terms).await;
         }
-        let sent =
-            messages.iter().map(|items| self.sent(replica.group.id(), leader, &address.peer, items, terms));
+        let sent = messages.iter().map(|items| self.sent(group, leader, address, items, terms));
         let mut routed = Routed { answers: Vec::with_capacity(items.len()), lag: Duration::ZERO };
         for part in join_all(sent).await {
             routed.answers.extend(part.answers);
@@ -246,15 +338,17 @@ impl Router {
             Ok(None) => {
                 Routed::refused(items, |item| lost(item, format!("leader {leader}: reply is malformed")))
             }
-            Err(error) => Routed::refused(items, |item| unanswered(leader, item, &error)),
+            Err(error) => {
+                self.routes.forget_leader(group);
+                Routed::refused(items, |item| unanswered(leader, item, &error))
+            }
         }
     }
 
-    /// Answers a batch that another node sent here for one group.
+    /// Answers a batch that another node sent here for one group. What that group does not serve its machine refuses.
     ///
     /// # Errors
-    /// [`Refusal::Unsupported`], with nothing done, where the sender speaks another format or spreads shards in
-    /// another way: each of its keys would land in a group where nobody looks for it.
+    /// [`Refusal::Unsupported`], with nothing done, where the sender speaks another format.
     pub(crate) async fn serve(&self, body: Bytes, deadline: Duration) -> Result<Bytes, Refusal> {
         let (group, request) =
             of_group(&body).ok_or_else(|| Refusal::Unsupported("batch names no group".into()))?;
@@ -264,11 +358,6 @@ impl Router {
             let why = format!("batch has {} items, limit is {FORWARDED_ITEMS_MAX}", request.items.len());
             return Err(Refusal::Unsupported(why));
         }
-        let mut keys = request.items.iter().filter_map(|item| item.operation.key());
-        if let Some(key) = keys.find(|key| self.map.group_of_key(key) != group) {
-            let here = self.map.group_of_key(key);
-            return Err(Refusal::Unsupported(format!("a key was sent to {group} that belongs to {here}")));
-        }
         let terms = Terms {
             deadline: Instant::now() + deadline.min(Duration::from_millis(u64::from(request.deadline_ms))),
             consistency: request.consistency,
@@ -276,7 +365,10 @@ impl Router {
             forward: false,
         };
         let items: Vec<&Item<'_>> = request.items.iter().collect();
-        let routed = self.group(group, &items, terms).await;
+        let routed = match self.residents.get(group) {
+            Some(replica) => self.resident(&replica, &items, terms).await,
+            None => Routed::refused(&items, |_| not_leader(group, None)),
+        };
         Ok(encoded::join(&routed.answers, routed.lag))
     }
 }
@@ -306,6 +398,10 @@ async fn turn(bytes_left: usize, terms: Terms) -> Result<(), Encoded> {
     }
     tokio::task::yield_now().await;
     Ok(())
+}
+
+fn unmapped(shard: ShardId) -> Error {
+    Error::new(Code::Internal, format!("the cluster's map has no {shard}"))
 }
 
 fn spent() -> Encoded {

@@ -1,10 +1,12 @@
 //! The node's own metrics, beside those of its front end.
 
 use crate::machine::{KvMachine, Usage};
+use crate::replica::Replica;
 use crate::router::Router;
 use crate::service::{MetricKind, MetricsText};
 use raftstore::{GroupStatus, LATENCY_BUCKETS, LaneStats, Role, StorageStats};
 use std::io;
+use std::sync::Arc;
 
 /// One number of a group, by name.
 type Sample = (&'static str, MetricKind, &'static str, fn(&GroupStatus, &Usage) -> u64);
@@ -58,14 +60,12 @@ const LANE: &[LaneSample] = &[
 
 /// Appends the numbers of the node's groups, log and transport.
 pub(crate) fn node(router: &Router, into: &mut MetricsText) {
-    let groups: Vec<(String, GroupStatus, Usage)> = router
-        .replicas
-        .values()
-        .map(|replica| {
-            let group = &replica.group;
-            (group.id().0.to_string(), group.status(), group.read_stale(KvMachine::usage))
-        })
-        .collect();
+    let replicas = router.residents.all();
+    let of = |replica: &Arc<Replica>| {
+        let group = &replica.group;
+        (group.id().0.to_string(), group.status(), group.read_stale(KvMachine::usage))
+    };
+    let groups: Vec<(String, GroupStatus, Usage)> = replicas.iter().map(of).collect();
     for (name, kind, help, value) in GROUP {
         into.family(name, *kind, help);
         for (id, status, usage) in &groups {
@@ -94,14 +94,14 @@ fn lags(router: &Router, into: &mut MetricsText) {
     let name = "flotilla_group_lag_ms";
     let help = "How long ago the replica was known to be as fresh as a leader that a quorum confirmed.";
     into.family(name, MetricKind::Gauge, help);
-    for replica in router.replicas.values() {
+    for replica in router.residents.all() {
         if let Some(lag) = replica.lag() {
             into.sample(name, &[("group", &replica.group.id().0.to_string())], lag.as_millis());
         }
     }
     let name = "flotilla_group_recovered";
     into.family(name, MetricKind::Gauge, "1 once the replica holds all that it showed before its start.");
-    for replica in router.replicas.values() {
+    for replica in router.residents.all() {
         let group = replica.group.id().0.to_string();
         into.sample(name, &[("group", &group)], u64::from(replica.group.has_recovered()));
     }

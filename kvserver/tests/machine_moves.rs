@@ -455,7 +455,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever the network, drivers and restarts do: no shard is ever served twice, in the end each is
     /// served once with just what was written to it, every stamped write took effect once, and whoever

@@ -55,8 +55,8 @@ impl<M: Machine> Hosted for Group<M> {
 
     fn hand_over(&self, deadline: Duration) -> BoxFuture<'_, ()> {
         async move {
-            if let Err(error) = Group::hand_over(self, None, deadline).await {
-                tracing::info!(group = %self.id(), %error, "leadership stays until it times out");
+            if let Err(reason) = Group::hand_over(self, None, deadline).await {
+                tracing::info!(group = %self.id(), %reason, "leadership was not handed over");
             }
         }
         .boxed()

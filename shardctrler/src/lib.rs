@@ -94,12 +94,18 @@
 //! lost its quorum for good cannot be ended, since only the destination may say how it ended; its shard is
 //! served where it was. Placement looks at weights and counts, not at bytes or load.
 
+mod api;
 pub mod bounds;
 mod controller;
+mod handle;
+mod liveness;
 mod machine;
 mod membership;
 pub mod placement;
 
+pub use api::CONTROLLER_SERVICE;
 pub use controller::Controller;
+pub use handle::{ControllerHandle, ExecuteError, Settings, Shape};
+pub use liveness::spent;
 pub use machine::ControllerMachine;
 pub use membership::{Disk, Members, MembershipStep, has_quorum, next_step};

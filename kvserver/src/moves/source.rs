@@ -1,0 +1,246 @@
+//! The source's side: it hands out copies, freezes when it is asked to, and drops or thaws what it froze once the map
+//! says how the move has ended.
+//!
+//! Owns the copies that this node serves, with the last piece of each, so that an answer that was lost can be given
+//! again. Must never drop or thaw by a map that is older than the move.
+
+use super::message::{Question, Word};
+use super::take;
+use crate::replica::Replica;
+use crate::residence::Residents;
+use bytes::Bytes;
+use proto::{ClusterMap, CopyToken, GroupId, MoveCommand, MoveStep, ShardId, ShardState};
+use raftstore::{Refusal, Role};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The largest piece that is handed out, in bytes, unless a single record is larger: tens of microseconds of the
+/// machine's time.
+const PIECE_BYTES_MAX: usize = 96 << 10;
+
+/// A copy of which nobody has asked a piece for so long is ended.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// A copy that this node serves.
+struct Copy {
+    group: GroupId,
+    /// The number of the piece that comes next.
+    next: u64,
+    /// The piece before it, as it was answered.
+    last: Option<Word>,
+    asked: Instant,
+}
+
+/// See the [module](self).
+pub(crate) struct Source {
+    residents: Arc<Residents>,
+    copies: Mutex<BTreeMap<CopyToken, Copy>>,
+}
+
+impl Source {
+    pub(crate) fn new(residents: Arc<Residents>) -> Self {
+        Self { residents, copies: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<CopyToken, Copy>> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers a destination.
+    ///
+    /// # Errors
+    /// [`Refusal::Unsupported`] where the question is not understood.
+    pub(crate) async fn serve(&self, body: &[u8]) -> Result<Bytes, Refusal> {
+        let question = proto::decode(body).map_err(|error| Refusal::Unsupported(error.to_string()))?;
+        self.end_idle();
+        let word = match question {
+            Question::Begin { group, shard, copy } => self.begin(group, shard, copy),
+            Question::Next { copy, number, bytes_max } => self.next(copy, number, bytes_max as usize),
+            Question::Freeze { group, shard, to, epoch } => {
+                self.freeze(group, MoveCommand { shard, epoch, step: MoveStep::Freeze { to } }).await
+            }
+            Question::End { copy } => {
+                self.end(copy);
+                Word::Done
+            }
+        };
+        Ok(Bytes::from(proto::encode(&word)))
+    }
+
+    /// The replica, where it leads.
+    fn leading(&self, group: GroupId) -> Result<Arc<Replica>, Word> {
+        let replica = self.residents.get(group).ok_or(Word::NotLeader(None))?;
+        match replica.group.status() {
+            status if status.role == Role::Leader => Ok(replica),
+            status => Err(Word::NotLeader(status.leader)),
+        }
+    }
+
+    fn begin(&self, group: GroupId, shard: ShardId, copy: CopyToken) -> Word {
+        let replica = match self.leading(group) {
+            Ok(replica) => replica,
+            Err(word) => return word,
+        };
+        let begun = replica.group.read_stale(|machine| {
+            machine.shard_copy_begin(shard, copy)?;
+            let view = machine.shards().find(|view| view.shard == shard);
+            let bytes = view.map_or(0, |view| view.usage.bytes);
+            let frozen = match machine.lifecycle(shard) {
+                ShardState::Frozen { epoch, .. } => Some(epoch),
+                _ => None,
+            };
+            Ok::<_, crate::machine::ShardCopyRefused>(Word::Begun { bytes, frozen })
+        });
+        match begun {
+            Ok(word) => {
+                let begun = Copy { group, next: 0, last: None, asked: Instant::now() };
+                self.lock().insert(copy, begun);
+                word
+            }
+            Err(refused) => Word::Busy(refused.to_string()),
+        }
+    }
+
+    fn next(&self, token: CopyToken, number: u64, bytes_max: usize) -> Word {
+        let mut copies = self.lock();
+        let Some(copy) = copies.get_mut(&token) else { return Word::Ended };
+        copy.asked = Instant::now();
+        if number + 1 == copy.next
+            && let Some(last) = &copy.last
+        {
+            return last.clone();
+        }
+        let replica = self.residents.get(copy.group);
+        let Some(replica) = replica.filter(|_| number == copy.next) else { return Word::Ended };
+        let bytes_max = bytes_max.clamp(1, PIECE_BYTES_MAX);
+        match replica.group.read_stale(|machine| machine.shard_copy_next(token, bytes_max)) {
+            Ok(step) => {
+                let word = Word::Piece { bytes: step.bytes, remaining: step.remaining, frozen: step.frozen };
+                copy.next += 1;
+                copy.last = Some(word.clone());
+                word
+            }
+            Err(_) => Word::Ended,
+        }
+    }
+
+    async fn freeze(&self, group: GroupId, command: MoveCommand<'_>) -> Word {
+        let replica = match self.leading(group) {
+            Ok(replica) => replica,
+            Err(word) => return word,
+        };
+        match take(&replica, command).await {
+            Ok(answer) => Word::Taken(answer),
+            Err(raftstore::ProposeError::NotLeader { leader, .. }) => Word::NotLeader(leader),
+            Err(error) => Word::Busy(error.to_string()),
+        }
+    }
+
+    fn end(&self, token: CopyToken) {
+        let ended = self.lock().remove(&token);
+        let replica = ended.and_then(|copy| self.residents.get(copy.group));
+        if let Some(replica) = replica {
+            replica.group.read_stale(|machine| machine.shard_copy_end(token));
+        }
+    }
+
+    /// Ends the copies that nobody asks for any more: their destination has lost its leader, or gone on elsewhere.
+    fn end_idle(&self) {
+        let idle: Vec<CopyToken> = {
+            let copies = self.lock();
+            let idle = copies.iter().filter(|(_, copy)| copy.asked.elapsed() >= IDLE_MAX);
+            idle.map(|(token, _)| *token).collect()
+        };
+        idle.into_iter().for_each(|token| self.end(token));
+    }
+}
+
+/// What is to become of a shard that `group` froze, as a map says that is no older than the move.
+fn ending(
+    map: &ClusterMap,
+    group: GroupId,
+    shard: ShardId,
+    state: ShardState,
+) -> Option<MoveCommand<'static>> {
+    let ShardState::Frozen { epoch, .. } = state else { return None };
+    let under_way = map.moves.iter().any(|moving| moving.shard == shard && moving.id == epoch);
+    if map.shard_map.epoch < epoch || under_way {
+        return None;
+    }
+    let step = match map.shard_map.owner_of(shard)? == group {
+        true => MoveStep::Thaw,
+        false => MoveStep::Drop,
+    };
+    Some(MoveCommand { shard, epoch, step })
+}
+
+/// Drops or thaws what the groups that this node leads have frozen, where the map says how the moves have ended.
+pub(crate) async fn settle_frozen(residents: &Residents, map: &ClusterMap) {
+    for replica in residents.all() {
+        let group = replica.group.id();
+        if replica.group.status().role != Role::Leader {
+            continue;
+        }
+        let endings: Vec<MoveCommand<'static>> = replica.group.read_stale(|machine| {
+            machine.shards().filter_map(|view| ending(map, group, view.shard, view.state)).collect()
+        });
+        for command in endings {
+            let (shard, epoch) = (command.shard, command.epoch);
+            match take(&replica, command).await {
+                Ok(Ok(())) => tracing::info!(%group, %shard, %epoch, "a move has ended at its source"),
+                Ok(Err(refused)) => tracing::debug!(%group, %shard, %epoch, %refused, "a move does not end"),
+                Err(error) => tracing::debug!(%group, %shard, %epoch, %error, "a move does not end yet"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::{ClusterSettings, Epoch, MoveState, MoveView, ShardMap, ShardRun};
+
+    fn map(epoch: u64, owner: u64, moving: Option<u64>) -> ClusterMap {
+        let (first, owner) = (ShardId(0), GroupId(owner));
+        let runs = vec![ShardRun { first, count: 4, owner, target: GroupId(2) }];
+        let moving = moving.map(|id| MoveView {
+            shard: ShardId(3),
+            from: GroupId(1),
+            to: GroupId(2),
+            id: Epoch(id),
+            state: MoveState::Running,
+        });
+        ClusterMap {
+            shard_map: ShardMap { epoch: Epoch(epoch), shards: 4, runs },
+            settings: ClusterSettings {
+                moves_paused: false,
+                copy_bytes_per_second: None,
+                moves_max: 4,
+                replicas: 3,
+                dead_after_ms: 1,
+            },
+            nodes: vec![],
+            groups: vec![],
+            moves: moving.into_iter().collect(),
+            setbacks: vec![],
+        }
+    }
+
+    /// What was frozen is dropped once the shard is elsewhere, thaws once the move was given up, and stays while the
+    /// move goes on or the map is older than it.
+    #[test]
+    fn maps_say_how_moves_end() {
+        let state = ShardState::Frozen { to: GroupId(2), epoch: Epoch(7), since: Epoch(1) };
+        let step = |map: ClusterMap| ending(&map, GroupId(1), ShardId(3), state).map(|command| command.step);
+        assert_eq!(step(map(6, 1, None)), None);
+        assert_eq!(step(map(6, 2, None)), None);
+        assert_eq!(step(map(8, 1, Some(7))), None);
+        assert_eq!(step(map(8, 1, None)), Some(MoveStep::Thaw));
+        assert_eq!(step(map(9, 1, Some(8))), Some(MoveStep::Thaw));
+        assert_eq!(step(map(8, 2, None)), Some(MoveStep::Drop));
+        let serving = ShardState::Serving { epoch: Epoch(1), fence: Epoch(1) };
+        assert_eq!(ending(&map(8, 2, None), GroupId(1), ShardId(3), serving), None);
+    }
+}

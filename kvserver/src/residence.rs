@@ -1,0 +1,188 @@
+//! Which replicas live on this node: opened and dropped as the controller's map says.
+//!
+//! Owns the replicas. A replica is opened where the map wants or knows it on this node's present disk. It is dropped
+//! only where that costs the group nothing: where its leader, just confirmed by a quorum, says that this node is not a
+//! member, or where the whole group has ended. A map may be old, after a start above all, and a report may be behind:
+//! neither alone is ever a reason to drop.
+
+use crate::machine::KvMachine;
+use crate::replica::{Bounds, Replica};
+use crate::shard_map::ShardMap;
+use proto::{ClusterMap, GroupId, GroupView, Incarnation, NodeId, ShardSet};
+use raftstore::{Address, Fatal, Group, Host, Member};
+use shardctrler::ControllerHandle;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// The pause before what could not be done is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long a leader may take to say who its members are.
+const ASK_TIME: Duration = Duration::from_secs(2);
+
+/// The replicas on this node, by group.
+#[derive(Default)]
+pub(crate) struct Residents(RwLock<BTreeMap<GroupId, Arc<Replica>>>);
+
+impl Residents {
+    pub(crate) fn get(&self, group: GroupId) -> Option<Arc<Replica>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&group).cloned()
+    }
+
+    /// All of them, in order.
+    pub(crate) fn all(&self) -> Vec<Arc<Replica>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(crate) fn insert(&self, replica: Arc<Replica>) {
+        let group = replica.group.id();
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(group, replica);
+    }
+
+    fn remove(&self, group: GroupId) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&group);
+    }
+}
+
+/// The task that keeps the replicas what the map says.
+pub(crate) struct Residence {
+    pub(crate) host: Arc<Host>,
+    pub(crate) controller: Arc<ControllerHandle>,
+    pub(crate) residents: Arc<Residents>,
+    pub(crate) bounds: Bounds,
+    /// The map that the cluster was born with, by which its first groups get their shards.
+    pub(crate) born: ShardMap,
+}
+
+/// The groups of which this node is to have a replica, as the map wants or knows them on its present disk.
+pub(crate) fn expected<'a>(map: &'a ClusterMap, host: &'a Host) -> impl Iterator<Item = GroupId> + 'a {
+    let spent: Vec<GroupId> = shardctrler::spent(map).collect();
+    let here = map.groups.iter().filter(|view| is_here(view, host));
+    here.map(|view| view.group).filter(move |group| !spent.contains(group))
+}
+
+/// Whether the map wants or knows a replica on this node's present disk.
+fn is_here(view: &GroupView, host: &Host) -> bool {
+    let (node, incarnation) = (host.node(), host.incarnation());
+    let here = |members: &BTreeMap<NodeId, Incarnation>| members.get(&node) == Some(&incarnation);
+    here(&view.replicas) || here(&view.voters) || here(&view.learners)
+}
+
+impl Residence {
+    /// Runs until it is dropped.
+    pub(crate) async fn run(self) {
+        let mut map = self.controller.map();
+        let mut births = JoinSet::new();
+        loop {
+            while births.try_join_next().is_some() {}
+            let known = map.borrow_and_update().clone();
+            let done = match known {
+                Some(map) => self.settle(&map, &mut births).await,
+                None => true,
+            };
+            let changed = async {
+                match done {
+                    true => map.changed().await,
+                    false => tokio::time::timeout(RETRY, map.changed()).await.unwrap_or(Ok(())),
+                }
+            };
+            if changed.await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Opens and drops; whether nothing is left to do.
+    async fn settle(&self, map: &ClusterMap, births: &mut JoinSet<()>) -> bool {
+        let wanted: BTreeSet<GroupId> = expected(map, &self.host).collect();
+        let mut done = true;
+        for view in map.groups.iter().filter(|view| wanted.contains(&view.group)) {
+            if self.residents.get(view.group).is_some() {
+                continue;
+            }
+            match self.open(map, view).await {
+                Ok(replica) => drop(births.spawn(async move { replica.give_birth().await })),
+                Err(fatal) => {
+                    tracing::warn!(group = %view.group, %fatal, "replica could not be opened");
+                    done = false;
+                }
+            }
+        }
+        let stored = self.host.stored_groups().into_iter().filter(|group| *group != GroupId(0));
+        for group in stored.filter(|group| !wanted.contains(group)) {
+            done &= self.drop_unneeded(map, group).await;
+        }
+        done
+    }
+
+    /// Opens a replica: as one of the group's first members where it is one and was not replaced since, as a learner
+    /// otherwise.
+    async fn open(&self, map: &ClusterMap, view: &GroupView) -> Result<Arc<Replica>, Fatal> {
+        let (node, incarnation) = (self.host.node(), self.host.incarnation());
+        let is_first =
+            view.first.get(&node) == Some(&incarnation) && view.voters.get(&node) == Some(&incarnation);
+        let group: Group<KvMachine> = match is_first {
+            true => self.host.open_group(view.group, KvMachine::new).await?,
+            false => self.host.open_learner(view.group, KvMachine::new).await?,
+        };
+        if is_first {
+            group.bootstrap_pinned(&first_members(map, view)).await?;
+        }
+        tracing::info!(%node, group = %view.group, is_first, "replica is open");
+        let born = match u64::from(self.born.groups) {
+            first if (1..=first).contains(&view.group.0) => self.born.shards_of(view.group),
+            _ => ShardSet::default(),
+        };
+        let replica = Arc::new(Replica::new(group, born, self.bounds));
+        self.residents.insert(replica.clone());
+        Ok(replica)
+    }
+
+    /// Drops a replica where that is safe; whether it was.
+    async fn drop_unneeded(&self, map: &ClusterMap, group: GroupId) -> bool {
+        let node = self.host.node();
+        let view = map.groups.iter().find(|view| view.group == group);
+        let ended = match view {
+            // Nothing of it is served any more, and it is not asked for again.
+            Some(_) if shardctrler::spent(map).any(|spent| spent == group) => true,
+            Some(view) => {
+                let members = view.voters.keys().filter(|member| **member != node);
+                match self.controller.is_member(group, node, members, ASK_TIME).await {
+                    Some(false) => true,
+                    Some(true) | None => return false,
+                }
+            }
+            None => true,
+        };
+        // Whatever the map says must be what the controller says now.
+        if !(ended && self.controller.is_current(map.shard_map.epoch, ASK_TIME).await) {
+            return false;
+        }
+        self.residents.remove(group);
+        match self.host.drop_group(group).await {
+            Ok(()) => {
+                tracing::info!(%node, %group, "replica is dropped");
+                true
+            }
+            Err(fatal) => {
+                tracing::warn!(%node, %group, %fatal, "replica could not be dropped");
+                false
+            }
+        }
+    }
+}
+
+/// The first members of a group, where they are reached now.
+fn first_members(map: &ClusterMap, view: &GroupView) -> BTreeMap<NodeId, Member> {
+    let address = |node: &NodeId| {
+        let view = map.nodes.iter().find(|view| view.node == *node);
+        view.map(|view| Address { peer: view.spec.peer.clone(), http: view.spec.http.clone() })
+            .unwrap_or_default()
+    };
+    let member = |(node, incarnation): (&NodeId, &Incarnation)| {
+        (*node, Member { address: address(node), incarnation: *incarnation })
+    };
+    view.first.iter().map(member).collect()
+}

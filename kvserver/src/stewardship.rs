@@ -1,0 +1,187 @@
+//! What a group's leader does for the controller: it changes the group's members, one step at a time, reports who they
+//! are, and hands leadership to whom it belongs.
+//!
+//! Relies on [`shardctrler::next_step`] for what to do and on raftstore for doing it safely: every step may be said
+//! again by a successor, and a step that was decided by an old map is refused or does no harm. Must never take two
+//! steps at once in one group.
+
+use crate::replica::Replica;
+use crate::residence::Residents;
+use proto::{
+    ClusterMap, ControllerChange, Epoch, GroupId, GroupView, Incarnation, MembersReport, NodeId, NodeState,
+};
+use raftstore::{Address, GroupStatus, Member, MemberError, Role};
+use shardctrler::{ControllerHandle, Disk, Members, MembershipStep, next_step};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+/// How often groups are looked at.
+const PACE: Duration = Duration::from_millis(500);
+
+/// How long one step may take before it is looked at again.
+const STEP_TIME: Duration = Duration::from_secs(10);
+
+/// How long the controller may take to hear a report.
+const REPORT_TIME: Duration = Duration::from_secs(2);
+
+/// How long a group stays with whoever leads it before leadership is handed to whom it belongs.
+const REST: Duration = Duration::from_secs(5);
+
+/// How many entries a voter may lack and still be given the lead.
+const LAG_ENTRIES_MAX: u64 = 1_000;
+
+/// The task that looks after the groups that this node leads.
+pub(crate) struct Stewardship {
+    pub(crate) controller: Arc<ControllerHandle>,
+    pub(crate) residents: Arc<Residents>,
+}
+
+impl Stewardship {
+    /// Runs until it is dropped, and what it has begun with it.
+    pub(crate) async fn run(self) {
+        let map = self.controller.map();
+        let mut under_way: BTreeSet<GroupId> = BTreeSet::new();
+        let mut led_since: BTreeMap<GroupId, (u64, Instant)> = BTreeMap::new();
+        let mut tasks: JoinSet<GroupId> = JoinSet::new();
+        loop {
+            while let Some(ended) = tasks.try_join_next() {
+                match ended {
+                    Ok(group) => under_way.remove(&group),
+                    // Nobody knows which group it was; all may be looked at again once the others have ended.
+                    Err(error) => {
+                        tracing::error!(%error, "a step of a membership change was lost");
+                        tasks.is_empty() && std::mem::take(&mut under_way).is_empty()
+                    }
+                };
+            }
+            let known = map.borrow().clone();
+            if let Some(map) = known {
+                for replica in self.residents.all() {
+                    let (group, status) = (replica.group.id(), replica.group.status());
+                    if status.role != Role::Leader {
+                        led_since.remove(&group);
+                        continue;
+                    }
+                    let since = led_since.entry(group).or_insert((status.term, Instant::now()));
+                    if since.0 != status.term {
+                        *since = (status.term, Instant::now());
+                    }
+                    let rested = since.1.elapsed() >= REST;
+                    let Some(view) = map.groups.iter().find(|view| view.group == group) else { continue };
+                    if under_way.contains(&group) || !status.settled || status.joint {
+                        continue;
+                    }
+                    if let Some(duty) = duty(&map, view, &status, rested) {
+                        under_way.insert(group);
+                        let controller = self.controller.clone();
+                        tasks.spawn(async move {
+                            carry_out(&controller, &replica, duty).await;
+                            group
+                        });
+                    }
+                }
+            }
+            sleep(PACE).await;
+        }
+    }
+}
+
+/// What is to be done for a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Duty {
+    Report(MembersReport),
+    Step(Step),
+    /// Leadership belongs to another.
+    HandOver(NodeId),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    AddLearner(NodeId, Member),
+    ChangeVoters(BTreeSet<NodeId>),
+    Remove(NodeId),
+}
+
+/// What is to be done next for a group that this node leads, if anything.
+fn duty(map: &ClusterMap, view: &GroupView, status: &GroupStatus, rested: bool) -> Option<Duty> {
+    let of = |nodes: &[NodeId]| -> BTreeMap<NodeId, Incarnation> {
+        nodes.iter().map(|node| (*node, status.incarnations.get(node).copied().unwrap_or_default())).collect()
+    };
+    let (voters, learners) = (of(&status.voters), of(&status.learners));
+    if view.voters != voters || view.learners != learners || view.leader != Some(status.node) {
+        return Some(Duty::Report(MembersReport {
+            group: status.group,
+            term: status.term,
+            index: status.applied_index.unwrap_or(0),
+            voters,
+            learners,
+            leader: Some(status.node),
+        }));
+    }
+    let disks = map.nodes.iter().map(|node| {
+        let live = node.state != NodeState::Dead;
+        (node.node, Disk { incarnation: node.spec.incarnation, live })
+    });
+    let members = Members { voters: &voters, learners: &learners, leader: Some(status.node) };
+    let is_spent = shardctrler::spent(map).any(|spent| spent == view.group);
+    let step = next_step(&view.replicas, &members, &disks.collect()).filter(|_| !is_spent);
+    if let Some(step) = step {
+        return Some(Duty::Step(match step {
+            MembershipStep::AddLearner { node, incarnation } => {
+                let spec = &map.nodes.iter().find(|view| view.node == node)?.spec;
+                let address = Address { peer: spec.peer.clone(), http: spec.http.clone() };
+                Step::AddLearner(node, Member { address, incarnation })
+            }
+            MembershipStep::Promote { node, replacing } => {
+                let mut voters: BTreeSet<NodeId> = voters.keys().copied().collect();
+                voters.insert(node);
+                replacing.map(|replaced| voters.remove(&replaced));
+                Step::ChangeVoters(voters)
+            }
+            MembershipStep::RemoveVoter { node } | MembershipStep::RemoveLearner { node } => {
+                Step::Remove(node)
+            }
+        }));
+    }
+    let preferred = view.preferred.filter(|preferred| *preferred != status.node && rested)?;
+    let last = status.last_index.unwrap_or(0);
+    let caught_up = status.matched.get(&preferred).copied().flatten();
+    let is_up = map.nodes.iter().any(|node| node.node == preferred && node.state == NodeState::Up);
+    let ready = is_up
+        && voters.contains_key(&preferred)
+        && caught_up.is_some_and(|matched| matched + LAG_ENTRIES_MAX >= last);
+    ready.then_some(Duty::HandOver(preferred))
+}
+
+async fn carry_out(controller: &ControllerHandle, replica: &Replica, duty: Duty) {
+    let group = &replica.group;
+    let taken = match &duty {
+        Duty::Report(report) => {
+            let change = ControllerChange::MembersReport(report.clone());
+            let told = controller.execute(None::<Epoch>, change, REPORT_TIME).await;
+            if let Err(error) = told {
+                tracing::debug!(group = %group.id(), %error, "members were not reported");
+            }
+            return;
+        }
+        Duty::Step(Step::AddLearner(node, member)) => group.add_learner(*node, member, STEP_TIME).await,
+        Duty::Step(Step::ChangeVoters(voters)) => group.change_voters(voters, STEP_TIME).await,
+        Duty::Step(Step::Remove(node)) => group.remove(*node, STEP_TIME).await,
+        Duty::HandOver(to) => group.hand_over(Some(*to), STEP_TIME).await,
+    };
+    match taken {
+        Ok(()) => tracing::info!(group = %group.id(), ?duty, "members changed"),
+        // They are as expected as they are common: the next look decides anew.
+        Err(
+            error @ (MemberError::NotReady { .. }
+            | MemberError::NotCaughtUp { .. }
+            | MemberError::UnderWay(_)),
+        ) => {
+            tracing::debug!(group = %group.id(), ?duty, %error, "members do not change yet");
+        }
+        Err(error) => tracing::info!(group = %group.id(), ?duty, %error, "members did not change"),
+    }
+}

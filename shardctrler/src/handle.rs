@@ -1,0 +1,469 @@
+//! A node's handle on the controller: it follows the map, sends commands to whoever leads group 0, answers other
+//! nodes, gives signs of life, and, while its own replica leads, judges those of the others.
+//!
+//! Owns the latest map that the node knows, which never goes back. Relies on the controller's machine to refuse what
+//! is stale. Must never send a command again of which it does not know the outcome: that is its caller's to decide.
+
+use crate::api::{CONTROLLER_SERVICE, Question, Sign, Word};
+use crate::liveness::Liveness;
+use crate::machine::ControllerMachine;
+use bytes::Bytes;
+use proto::{
+    Birth, ClusterMap, ControllerAnswer, ControllerChange, ControllerCommand, ControllerError,
+    ControllerReply, Epoch, GroupId, NodeId, NodeSpec, ShardMap,
+};
+use raftstore::{Address, CallError, Group, Host, ProposeError, Refusal, Role};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// How long one attempt may take before another node is asked.
+const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// The pause before another node is asked.
+const ATTEMPT_PACE: Duration = Duration::from_millis(50);
+
+/// How often a node gives a sign of life, and the leader judges.
+const LIFE_PACE: Duration = Duration::from_secs(1);
+
+/// How long a node lets another wait with the map.
+const FOLLOW_TIME: Duration = Duration::from_secs(5);
+
+/// Why a command was not answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExecuteError {
+    /// The controller refused it; nothing has changed.
+    #[error(transparent)]
+    Refused(#[from] ControllerError),
+    /// Nobody who leads the controller was reached; nothing has changed and nothing will.
+    #[error("the controller was not reached: {0}")]
+    Unreached(String),
+    /// It was sent, and no answer came: look at the map before saying it again.
+    #[error("outcome of the command is unknown: {0}")]
+    Unknown(String),
+}
+
+/// What a handle is started with.
+pub struct Settings {
+    /// The cluster's other nodes as far as this one was told, where the controller is looked for.
+    pub seeds: BTreeMap<NodeId, Address>,
+    /// What this node says of itself.
+    pub spec: NodeSpec,
+    /// With what the cluster is born, where this node is among its first.
+    pub birth: Option<Shape>,
+}
+
+/// The shape of a cluster at its birth; its nodes are the first members of group 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// How many shards, for ever.
+    pub shards: u32,
+    /// How many groups of data.
+    pub groups: u32,
+    /// How many replicas of a group.
+    pub replicas: u32,
+}
+
+/// See the [module](self).
+pub struct ControllerHandle {
+    host: Arc<Host>,
+    /// This node's replica of group 0, where it has one.
+    group: Option<Group<ControllerMachine>>,
+    settings: Settings,
+    map: watch::Sender<Option<Arc<ClusterMap>>>,
+    /// Who was last said to lead group 0.
+    leader: Mutex<Option<NodeId>>,
+    /// While this node's replica leads.
+    liveness: Mutex<Option<Liveness>>,
+}
+
+impl ControllerHandle {
+    /// A handle, and the tasks that keep it up to date; they end when they are dropped.
+    pub fn start(
+        host: Arc<Host>,
+        group: Option<Group<ControllerMachine>>,
+        settings: Settings,
+    ) -> (Arc<Self>, JoinSet<()>) {
+        let handle = Arc::new(Self {
+            host,
+            group,
+            settings,
+            map: watch::Sender::new(None),
+            leader: Mutex::default(),
+            liveness: Mutex::default(),
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(handle.clone().follow());
+        tasks.spawn(handle.clone().live());
+        if handle.group.is_some() {
+            tasks.spawn(handle.clone().lead());
+        }
+        (handle, tasks)
+    }
+
+    /// Follows the map; `None` until the first one is known.
+    pub fn map(&self) -> watch::Receiver<Option<Arc<ClusterMap>>> {
+        self.map.subscribe()
+    }
+
+    /// This node's replica of group 0, where it has one.
+    pub fn group(&self) -> Option<&Group<ControllerMachine>> {
+        self.group.as_ref()
+    }
+
+    /// Has the controller carry out a change.
+    ///
+    /// # Errors
+    /// [`ExecuteError`] says whether it may have been carried out.
+    pub async fn execute(
+        &self,
+        expect: Option<Epoch>,
+        change: ControllerChange,
+        deadline: Duration,
+    ) -> Result<ControllerReply, ExecuteError> {
+        let question = Question::Execute(ControllerCommand { expect, change });
+        match self.ask_leader(&question, deadline).await? {
+            Word::Executed(answer) => Ok(answer?),
+            other => Err(ExecuteError::Unknown(format!("the answer makes no sense: {other:?}"))),
+        }
+    }
+
+    /// Which group served which shard at an epoch, or does now.
+    ///
+    /// # Errors
+    /// [`ExecuteError`].
+    pub async fn history(&self, epoch: Option<Epoch>, deadline: Duration) -> Result<ShardMap, ExecuteError> {
+        match self.ask_leader(&Question::History(epoch), deadline).await? {
+            Word::History(map) => Ok(map?),
+            other => Err(ExecuteError::Unknown(format!("the answer makes no sense: {other:?}"))),
+        }
+    }
+
+    /// Whether a map of `epoch` is what the controller says now, as far as that could be found out.
+    pub async fn is_current(&self, epoch: Epoch, deadline: Duration) -> bool {
+        matches!(self.history(None, deadline).await, Ok(map) if map.epoch == epoch)
+    }
+
+    /// Whether a node is a member of a group, as the group's leader says; `None` where none of `members` leads it,
+    /// or none could be reached.
+    pub async fn is_member(
+        &self,
+        group: GroupId,
+        node: NodeId,
+        members: impl Iterator<Item = &NodeId>,
+        deadline: Duration,
+    ) -> Option<bool> {
+        let until = Instant::now() + deadline;
+        let others = self.others();
+        for (asked, address) in members.filter_map(|member| others.get_key_value(member)) {
+            if let Ok(Word::Member(is)) =
+                self.ask(*asked, address, &Question::Member { group, node }, until).await
+            {
+                return Some(is);
+            }
+        }
+        None
+    }
+
+    /// Answers a question of another node; `members` says who the members of a group are that this node leads, once
+    /// a quorum has confirmed that it does.
+    ///
+    /// # Errors
+    /// [`Refusal::Unsupported`] where it is not understood.
+    pub async fn serve<F>(
+        &self,
+        body: &[u8],
+        deadline: Duration,
+        members: impl FnOnce(GroupId) -> F,
+    ) -> Result<Bytes, Refusal>
+    where
+        F: Future<Output = Option<BTreeSet<NodeId>>>,
+    {
+        let question = proto::decode(body).map_err(|error| Refusal::Unsupported(error.to_string()))?;
+        let word = match question {
+            Question::Follow { above, wait_ms } => {
+                let wait = deadline.min(Duration::from_millis(u64::from(wait_ms))).min(FOLLOW_TIME);
+                self.later_map(above, Instant::now() + wait).await
+            }
+            Question::Member { group, node } => match members(group).await {
+                Some(members) => Word::Member(members.contains(&node)),
+                None => Word::NotLeader(None),
+            },
+            question => self.answer(&question).await,
+        };
+        Ok(Bytes::from(proto::encode(&word)))
+    }
+
+    /// Answers what only the leader may.
+    async fn answer(&self, question: &Question) -> Word {
+        let Some(group) = &self.group else { return Word::NotLeader(self.leader()) };
+        match question {
+            Question::Execute(command) => match group.propose(Bytes::from(proto::encode(command))).await {
+                Ok(answer) => match proto::decode::<ControllerAnswer>(&answer) {
+                    Ok(answer) => Word::Executed(answer),
+                    Err(error) => Word::Unknown(error.to_string()),
+                },
+                Err(ProposeError::NotLeader { leader, .. }) => Word::NotLeader(leader),
+                Err(ProposeError::Unknown { why, .. }) => Word::Unknown(why.to_owned()),
+                Err(refused) => Word::Busy(refused.to_string()),
+            },
+            Question::History(epoch) => {
+                match group.read(|machine| machine.controller().shard_map(*epoch)).await {
+                    Ok(map) => Word::History(map),
+                    Err(raftstore::ReadError::NotLeader { leader, .. }) => Word::NotLeader(leader),
+                    Err(error) => Word::Busy(error.to_string()),
+                }
+            }
+            Question::Alive(sign) => match self.lock_liveness().as_mut() {
+                Some(liveness) => {
+                    liveness.hear(Instant::now(), sign.clone());
+                    Word::Heard
+                }
+                None => Word::NotLeader(group.leader().filter(|leader| *leader != self.host.node())),
+            },
+            Question::Follow { .. } | Question::Member { .. } => {
+                unreachable!("not for the controller's leader alone")
+            }
+        }
+    }
+
+    async fn later_map(&self, above: Epoch, until: Instant) -> Word {
+        let mut map = self.map.subscribe();
+        let later = map.wait_for(|map| map.as_ref().is_some_and(|map| map.shard_map.epoch > above));
+        match timeout_at(until, later).await {
+            Ok(Ok(map)) => {
+                map.as_ref().map_or(Word::Nothing, |map| Word::Map(Box::new(ClusterMap::clone(map))))
+            }
+            Ok(Err(_)) | Err(_) => Word::Nothing,
+        }
+    }
+
+    fn lock_liveness(&self) -> std::sync::MutexGuard<'_, Option<Liveness>> {
+        self.liveness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        let own = self.group.as_ref().and_then(Group::leader);
+        own.or_else(|| *self.leader.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn note_leader(&self, leader: Option<NodeId>) {
+        *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = leader;
+    }
+
+    /// Every other node that may know the controller, and where it is reached.
+    fn others(&self) -> BTreeMap<NodeId, String> {
+        let mut others: BTreeMap<NodeId, String> =
+            self.settings.seeds.iter().map(|(&node, address)| (node, address.peer.clone())).collect();
+        if let Some(map) = self.map.borrow().as_ref() {
+            others.extend(map.nodes.iter().map(|view| (view.node, view.spec.peer.clone())));
+        }
+        others.remove(&self.host.node());
+        others
+    }
+
+    /// Asks whoever leads, as long as nothing can have happened.
+    async fn ask_leader(&self, question: &Question, deadline: Duration) -> Result<Word, ExecuteError> {
+        let until = Instant::now() + deadline;
+        let mut turn = 0;
+        let mut why = "there was no time".to_owned();
+        while Instant::now() < until {
+            let word = match self.whom(turn) {
+                None => match timeout_at(until, self.answer(question)).await {
+                    Ok(word) => Ok(word),
+                    Err(_) => Ok(Word::Unknown("the time ran out".to_owned())),
+                },
+                Some((node, address)) => self.ask(node, &address, question, until).await,
+            };
+            turn += 1;
+            why = match word {
+                Ok(Word::NotLeader(leader)) => {
+                    self.note_leader(leader);
+                    "nobody leads it".to_owned()
+                }
+                Ok(Word::Busy(why)) => why,
+                Ok(Word::Unknown(why)) => return Err(ExecuteError::Unknown(why)),
+                Ok(word) => return Ok(word),
+                Err(error) if error.may_have_happened() => {
+                    return Err(ExecuteError::Unknown(error.to_string()));
+                }
+                Err(error) => {
+                    self.note_leader(None);
+                    error.to_string()
+                }
+            };
+            sleep(ATTEMPT_PACE.min(until.saturating_duration_since(Instant::now()))).await;
+        }
+        Err(ExecuteError::Unreached(why))
+    }
+
+    /// Whom to ask: who leads, as far as is known, or everybody in turn; `None` for this node itself.
+    fn whom(&self, turn: usize) -> Option<(NodeId, String)> {
+        let others = self.others();
+        let leader = self.leader();
+        if leader == Some(self.host.node()) || (others.is_empty() && self.group.is_some()) {
+            return None;
+        }
+        if let Some((node, address)) = leader.and_then(|leader| others.get_key_value(&leader)) {
+            return Some((*node, address.clone()));
+        }
+        let at = turn % others.len().max(1);
+        others.into_iter().nth(at)
+    }
+
+    async fn ask(
+        &self,
+        node: NodeId,
+        address: &str,
+        question: &Question,
+        until: Instant,
+    ) -> Result<Word, CallError> {
+        let left =
+            until.saturating_duration_since(Instant::now()).min(ATTEMPT_TIME_MAX.max(follow_time(question)));
+        let body = Bytes::from(proto::encode(question));
+        let answer = self.host.call(node, address, CONTROLLER_SERVICE, body, left).await?;
+        proto::decode(&answer).map_err(|error| CallError::MaybeDelivered(error.to_string()))
+    }
+
+    /// Takes a map, unless a later one is known.
+    fn learn(&self, map: ClusterMap) {
+        let epoch = map.shard_map.epoch;
+        self.map.send_if_modified(|known| {
+            let later = known.as_ref().is_none_or(|known| known.shard_map.epoch < epoch);
+            if later {
+                *known = Some(Arc::new(map));
+            }
+            later
+        });
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.map.borrow().as_ref().map_or(Epoch(0), |map| map.shard_map.epoch)
+    }
+
+    /// Keeps the map up to date: from this node's replica, or from another node.
+    async fn follow(self: Arc<Self>) {
+        if let Some(group) = &self.group {
+            let mut applied = group.applied();
+            loop {
+                let known = self.epoch();
+                let later = group.read_stale(|machine| {
+                    let controller = machine.controller();
+                    (controller.epoch() > known).then(|| controller.cluster_map().ok()).flatten()
+                });
+                if let Some(map) = later {
+                    self.learn(map);
+                }
+                if applied.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+        let mut turn = 0;
+        loop {
+            let others: Vec<(NodeId, String)> = self.others().into_iter().collect();
+            let wait_ms = u32::try_from(FOLLOW_TIME.as_millis()).unwrap_or(u32::MAX);
+            let question = Question::Follow { above: self.epoch(), wait_ms };
+            let until = Instant::now() + follow_time(&question);
+            let heard = match others.get(turn % others.len().max(1)) {
+                Some((node, address)) => self.ask(*node, address, &question, until).await,
+                None => Err(CallError::NotDelivered("no other node is known".to_owned())),
+            };
+            match heard {
+                Ok(Word::Map(map)) => self.learn(*map),
+                Ok(Word::Nothing) => {}
+                Ok(_) | Err(_) => {
+                    turn += 1;
+                    sleep(LIFE_PACE).await;
+                }
+            }
+        }
+    }
+
+    /// Joins the cluster and gives signs of life.
+    async fn live(self: Arc<Self>) {
+        loop {
+            if self.is_to_join() {
+                let change =
+                    ControllerChange::NodeJoin { node: self.host.node(), spec: self.settings.spec.clone() };
+                if let Err(error) = self.execute(None, change, ATTEMPT_TIME_MAX).await {
+                    tracing::info!(node = %self.host.node(), %error, "node has not joined the cluster yet");
+                }
+            }
+            let sign = Sign {
+                node: self.host.node(),
+                incarnation: self.host.incarnation(),
+                groups: self.host.stored_groups().into_iter().filter(|group| *group != GroupId(0)).collect(),
+            };
+            if let Err(error) = self.ask_leader(&Question::Alive(sign), LIFE_PACE).await {
+                tracing::debug!(%error, "no sign of life was given");
+            }
+            sleep(LIFE_PACE).await;
+        }
+    }
+
+    /// Whether the cluster is born and knows this node not, or otherwise than it is.
+    fn is_to_join(&self) -> bool {
+        let map = self.map.borrow();
+        let Some(map) = map.as_ref() else { return self.settings.birth.is_none() };
+        let known = map.nodes.iter().find(|view| view.node == self.host.node());
+        known.is_none_or(|view| view.spec != self.settings.spec)
+    }
+
+    /// While this node's replica leads: has the cluster born, and judges who lives.
+    async fn lead(self: Arc<Self>) {
+        let Some(group) = &self.group else { return };
+        loop {
+            let status = group.status();
+            if status.role != Role::Leader {
+                *self.lock_liveness() = None;
+            } else {
+                self.lock_liveness().get_or_insert_with(|| Liveness::new(Instant::now()));
+                for change in self.due(&status) {
+                    if let Err(error) = self.execute(None, change.clone(), ATTEMPT_TIME_MAX).await {
+                        tracing::debug!(?change, %error, "the controller was not told");
+                    }
+                }
+            }
+            let is_born = self.map.borrow().is_some();
+            sleep(if is_born { LIFE_PACE } else { ATTEMPT_PACE }).await;
+        }
+    }
+
+    fn due(&self, status: &raftstore::GroupStatus) -> Vec<ControllerChange> {
+        match self.map.borrow().clone() {
+            Some(map) => {
+                let mut liveness = self.lock_liveness();
+                liveness.as_mut().map_or_else(Vec::new, |liveness| liveness.judge(Instant::now(), &map))
+            }
+            None => self.settings.birth.map(|shape| birth(shape, status)).into_iter().collect(),
+        }
+    }
+}
+
+/// How long an answer to a question may take by itself.
+fn follow_time(question: &Question) -> Duration {
+    match question {
+        Question::Follow { wait_ms, .. } => Duration::from_millis(u64::from(*wait_ms)) + ATTEMPT_TIME_MAX,
+        _ => Duration::ZERO,
+    }
+}
+
+/// The birth of a cluster of the members of group 0.
+fn birth(shape: Shape, status: &raftstore::GroupStatus) -> ControllerChange {
+    let spec = |(node, address): (&NodeId, &Address)| {
+        let incarnation = status.incarnations.get(node).copied().unwrap_or_default();
+        let (peer, http) = (address.peer.clone(), address.http.clone());
+        (*node, NodeSpec { peer, http, zone: String::new(), weight: 1, incarnation })
+    };
+    let nodes = status.members.iter().map(spec).collect();
+    ControllerChange::Birth(Birth {
+        shards: shape.shards,
+        groups: shape.groups,
+        replicas: shape.replicas,
+        nodes,
+    })
+}
