@@ -68,8 +68,8 @@ impl Core {
     async fn check(&self, operation: &Operation, deadline: Instant) -> Result<(), Error> {
         let Err(refused) = self.shared.check(operation) else { return Ok(()) };
         match tokio::time::timeout_at(deadline, self.directory.freshen()).await {
-            Ok(Ok(())) => self.shared.check(operation),
-            Ok(Err(_)) | Err(_) => Err(refused),
+            Ok(()) => self.shared.check(operation),
+            Err(_) => Err(refused),
         }
     }
 

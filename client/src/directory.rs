@@ -14,6 +14,8 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 const CLUSTER_PATH: &str = "/v1/cluster";
@@ -66,8 +68,10 @@ struct View {
     peers: Vec<Peer>,
     /// One entry for each group of the cluster.
     leaders: BTreeMap<GroupId, Leader>,
-    /// When the view was last fetched or tried to be; paces the fetching.
+    /// When fetching the view beside a call was last started; paces that.
     asked_at: Instant,
+    /// When fetching the view last ended, with or without success; paces those who wait for it.
+    tried_at: Instant,
     fetched_at: Instant,
     /// It led a call astray since it was fetched.
     doubted: bool,
@@ -125,6 +129,7 @@ impl Directory {
             peers: Vec::new(),
             leaders: BTreeMap::new(),
             asked_at: now,
+            tried_at: now,
             fetched_at: now,
             doubted: false,
         };
@@ -199,28 +204,41 @@ impl Directory {
         result
     }
 
-    /// As [`refresh`](Self::refresh), unless the view is fresh already: many callers at once cost one fetch.
-    pub(crate) async fn freshen(&self) -> Result<(), Error> {
-        let guard = self.fetching.lock().await;
-        let is_old = lock(&self.view).fetched_at.elapsed() >= REFRESH_PAUSE;
-        let result = if is_old { self.fetch_from_any().await.map(drop) } else { Ok(()) };
-        drop(guard);
-        result
+    /// Fetches the view unless that was tried of late, with or without success: many callers at once cost one
+    /// fetch, also where no node answers. The fetch goes on where its caller gives up, for those behind it.
+    pub(crate) async fn freshen(self: &Arc<Self>) {
+        let guard = self.fetching.clone().lock_owned().await;
+        let is_due = lock(&self.view).tried_at.elapsed() >= REFRESH_PAUSE;
+        if is_due && let Err(error) = self.fetch_beside(guard).await {
+            tracing::debug!(%error, "fetching the cluster view was cut short");
+        }
     }
 
     /// Starts fetching the view unless that is under way.
     fn refresh_beside(self: &Arc<Self>) {
-        let Ok(guard) = self.fetching.clone().try_lock_owned() else { return };
+        if let Ok(guard) = self.fetching.clone().try_lock_owned() {
+            drop(self.fetch_beside(guard));
+        }
+    }
+
+    /// Fetches the view in a task of its own, which holds `guard` until then.
+    fn fetch_beside(self: &Arc<Self>, guard: OwnedMutexGuard<()>) -> JoinHandle<()> {
         let directory = self.clone();
         tokio::spawn(async move {
             if let Err(error) = directory.fetch_from_any().await {
                 tracing::debug!(%error, "cluster view was not fetched");
             }
             drop(guard);
-        });
+        })
     }
 
     async fn fetch_from_any(&self) -> Result<Arc<Cluster>, Error> {
+        let result = self.try_all().await;
+        lock(&self.view).tried_at = Instant::now();
+        result
+    }
+
+    async fn try_all(&self) -> Result<Arc<Cluster>, Error> {
         let spin = self.shared.random.spin();
         let (mut tried, mut attempts, mut last) = (Tried::default(), 0, String::new());
         while self.has_untried(&tried) {

@@ -9,7 +9,7 @@
 //! withdrawn ones are swept out before the queue would grow beyond that.
 
 use crate::fault::Fault;
-use crate::operation::{Answered, Operation};
+use crate::operation::{Answered, Kind, Operation};
 use crate::random::Random;
 use crate::sync::lock;
 use crate::transport::{Request, Response, Transport, TransportError};
@@ -368,10 +368,13 @@ impl Shared {
         *lock(&self.limits)
     }
 
-    /// Refuses what the cluster would not take, as far as is known.
+    /// Refuses what the cluster would not take, as far as is known. Limits bind what adds: they may have been
+    /// higher once, and what was written then is still read, deleted and listed past.
     pub(crate) fn check(&self, operation: &Operation) -> Result<(), Error> {
-        let limits = self.limits();
-        let (key, value) = (operation.key_bytes(), operation.value_bytes());
+        let (Kind::Put { key, value, .. } | Kind::Append { key, value, .. }) = &operation.0 else {
+            return Ok(());
+        };
+        let (limits, key, value) = (self.limits(), key.len(), value.len());
         if key > limits.key_bytes_max {
             let message = format!("key is longer than {} bytes: {key}", limits.key_bytes_max);
             return Err(Error::rejected(Code::KeyTooLarge, message));

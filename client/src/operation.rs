@@ -56,36 +56,14 @@ impl Operation {
         }
     }
 
-    /// The longest key among its keys.
-    pub(crate) fn key_bytes(&self) -> usize {
-        match &self.0 {
-            Kind::Get { key }
-            | Kind::Put { key, .. }
-            | Kind::Append { key, .. }
-            | Kind::Delete { key, .. } => key.len(),
-            Kind::Scan { prefix, start, after, .. } => {
-                prefix.len().max(start.len()).max(after.as_ref().map_or(0, Bytes::len))
-            }
-        }
-    }
-
-    pub(crate) fn value_bytes(&self) -> usize {
-        match &self.0 {
-            Kind::Put { value, .. } | Kind::Append { value, .. } => value.len(),
-            Kind::Get { .. } | Kind::Delete { .. } | Kind::Scan { .. } => 0,
-        }
-    }
-
     /// What it takes of a batch's bytes. A scan counts with the page that it asks for, so that a few large pages
     /// fill a batch.
     pub(crate) fn weight(&self) -> usize {
-        let page = match &self.0 {
-            Kind::Scan { bytes_max, prefix, start, after, .. } => {
-                *bytes_max as usize + prefix.len() + start.len() + after.as_ref().map_or(0, Bytes::len)
-            }
-            _ => self.key_bytes(),
+        let page = match self.0 {
+            Kind::Scan { bytes_max, .. } => bytes_max as usize,
+            _ => 0,
         };
-        OVERHEAD_BYTES + page + self.value_bytes()
+        OVERHEAD_BYTES + page + self.wire().payload_bytes()
     }
 }
 

@@ -29,8 +29,9 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Shows nodes, groups, leaders, terms, lags, disk and memory.
 ///
 /// Asks the given nodes who belongs to the cluster, then every one of them for its own state. A node that does not
-/// answer in time is shown as unreachable, and so are its replicas. A group is serving while its leader answers and
-/// was confirmed by a quorum of late; otherwise it has NO LEADER or NO QUORUM.
+/// answer in time is shown as unreachable, and so are its replicas. A group is serving while its leader answers, was
+/// confirmed by a quorum of late and has caught up with what it held before its start. It has NO LEADER where no node
+/// that answers leads it, and is NOT SERVING where one does that has lost its quorum or is not ready yet.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   flotilla status

@@ -24,6 +24,7 @@ mod copy;
 mod digest;
 mod events;
 mod exactly_once;
+mod idleness;
 mod lifecycle;
 mod load;
 mod outcome;
@@ -45,7 +46,8 @@ pub use usage::Usage;
 use bounds::SHARDS_MAX;
 use bytes::Bytes;
 use copy::{Copies, Part};
-use exactly_once::{Admission, Idleness, SessionBounds};
+use exactly_once::{Admission, SessionBounds};
+use idleness::Idleness;
 use outcome::Outcome;
 use proto::{
     Answer, Code, Command, Error, Operation, Record, Reply, Revision, ShardId, ShardSet, ShardState, Stamp,
@@ -108,7 +110,7 @@ impl KvMachine {
             time_ms: 0,
             shards: BTreeMap::new(),
             total: Usage::default(),
-            idleness: Idleness::new(),
+            idleness: Idleness::default(),
             bounds,
             copies: Copies::default(),
             garbage: Mutex::default(),
@@ -226,16 +228,10 @@ impl KvMachine {
     /// Lets `change` have shard `id`, which is known, and keeps up what is derived from shards.
     fn change<T>(&mut self, id: ShardId, change: impl FnOnce(&mut Shard, &mut Copies) -> T) -> T {
         let shard = self.shards.get_mut(&id).expect("only shards that are known are changed");
-        let (usage, idlest_s) = (shard.usage, shard.idlest_s());
+        let (usage, idlest) = (shard.usage, shard.idlest());
         let changed = change(shard, &mut self.copies);
         self.total.exchange(usage, shard.usage);
-        let now_idlest_s = shard.idlest_s();
-        if now_idlest_s != idlest_s {
-            if let Some(idlest_s) = idlest_s {
-                self.idleness.remove(&(idlest_s, id));
-            }
-            self.idleness.extend(now_idlest_s.map(|idlest_s| (idlest_s, id)));
-        }
+        self.idleness.exchange(id, idlest, shard.idlest());
         changed
     }
 }

@@ -177,8 +177,12 @@ impl<'a> Settlement<'a> {
         }
     }
 
-    /// Waits until a turn has come, or until `deadline`.
+    /// Waits until a turn has come, or until `deadline`. One may have come since the writes that are for it were
+    /// put to wait: it is taken before the next is waited for, because it keeps others out until it is.
     async fn wait_for_turn(&mut self, deadline: Instant) {
+        if self.turns.values().any(Option::is_some) {
+            return;
+        }
         if let Ok(Some((shard, turn))) = timeout_at(deadline, self.queue.next()).await {
             self.turns.insert(shard, Some(turn));
         }

@@ -60,9 +60,13 @@ impl Stewardship {
             let known = map.borrow().clone();
             if let Some(map) = known {
                 for replica in self.residents.all() {
-                    let (group, status) = (replica.group.id(), replica.group.status());
-                    if status.role != Role::Leader {
+                    let group = replica.group.id();
+                    if !replica.group.leads() {
                         led_since.remove(&group);
+                        continue;
+                    }
+                    let status = replica.group.status();
+                    if status.role != Role::Leader {
                         continue;
                     }
                     let since = led_since.entry(group).or_insert((status.term, Instant::now()));

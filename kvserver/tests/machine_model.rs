@@ -209,6 +209,7 @@ impl Model {
             keys: self.data.len() as u64,
             bytes: self.data.iter().map(|((_, key), (value, ..))| (key.len() + value.len()) as u64).sum(),
             sessions: self.sessions.len() as u64,
+            named_sessions: 0,
             answers: self.sessions.values().map(|session| session.answers.len() as u64).sum(),
         }
     }

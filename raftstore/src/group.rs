@@ -93,6 +93,11 @@ impl<M: Machine> Group<M> {
         metrics.borrow_watched().current_leader.map(NodeId)
     }
 
+    /// Whether this replica leads, as far as it knows. Cheaper than [`status`](Self::status).
+    pub fn leads(&self) -> bool {
+        self.leader() == Some(self.inner.node)
+    }
+
     /// Where a member is reached.
     pub fn address_of(&self, node: NodeId) -> Option<Address> {
         let metrics = self.inner.raft.server_metrics();

@@ -8,7 +8,7 @@ fn stdout(run: &Run) -> String {
     String::from_utf8_lossy(&run.stdout).into_owned()
 }
 
-/// A leader that lost its quorum is shown to have lost it, its dead followers are shown as unreachable though they
+/// A leader that lost its quorum is shown not to serve, its dead followers are shown as unreachable though they
 /// lack nothing, and the exit code says that the group does not serve; once they are back, it serves again.
 #[tokio::test(flavor = "multi_thread")]
 async fn status_without_a_quorum() {
@@ -29,12 +29,12 @@ async fn status_without_a_quorum() {
     })
     .await;
     let text = stdout(&lost);
-    assert!(text.contains(&format!("NO QUORUM  n{leader}")) && lost.stderr.is_empty(), "{text}");
+    assert!(text.contains(&format!("NOT SERVING  n{leader}")) && lost.stderr.is_empty(), "{text}");
     assert!(followers.iter().all(|node| text.contains(&format!("n{node} (unreachable)"))), "{text}");
     let lost = status(&["--output", "json"]).await;
     assert_eq!(lost.code(), Some(1));
     let json: Value = serde_json::from_slice(&lost.stdout).expect("JSON was asked for");
-    assert_eq!(json["groups"][0]["state"], "no_quorum", "{json}");
+    assert_eq!(json["groups"][0]["state"], "not_serving", "{json}");
     let cluster_view =
         cluster.node(leader).get_json("/v1/cluster").await.expect("a node alone still answers");
     assert_eq!(cluster_view["groups"][0]["serving"], false, "{cluster_view}");

@@ -1,7 +1,7 @@
 //! Calls gather behind those that are on their way, within bounds, and a lone call waits for nobody.
 
 use crate::network::{Faults, Network};
-use flotilla_client::{Config, Consistency, Error, Expect, Limits, Operation, Reply, Version};
+use flotilla_client::{Config, Consistency, Error, Expect, Limits, Operation, Range, Reply, Version};
 use futures_util::future::join_all;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -118,6 +118,50 @@ async fn raised_limits_are_noticed() {
     let values = (0..50).map(|number| Operation::put(format!("k{number}"), [0; 2000], Expect::Any));
     assert!(client.batch(values).await.iter().all(Result::is_ok));
     assert_eq!(network.state().views, views + 1);
+}
+
+/// However many values seem too large while no node answers, each node is asked once whether limits were raised,
+/// also where the first to ask gives up, and nobody waits for a second round of failures. Later it is asked anew.
+#[tokio::test(start_paused = true)]
+async fn limits_are_asked_for_once_at_a_time() {
+    let network = Network::calm();
+    network.state().limits = Limits { key_bytes_max: 100, value_bytes_max: 1000, batch_bytes_max: 3000 };
+    let client = network.client().await.with_deadline(Duration::from_secs(60)).unwrap();
+    let hasty = client.with_deadline(Duration::from_secs(1)).unwrap();
+    network.state().hung.extend([1, 2, 3]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = network.state().view_requests;
+    let puts = std::iter::once(&hasty).chain([&client; 5]).map(|client| client.put("k", vec![0; 2000]));
+    for refused in join_all(puts).await {
+        let error = refused.unwrap_err();
+        assert_eq!(error.to_string(), "value_too_large: value is longer than 1000 bytes: 2000");
+    }
+    assert_eq!(network.state().view_requests, before + 3);
+    network.state().hung.clear();
+    network.state().limits.value_bytes_max = 2000;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    client.put("k", vec![0; 2000]).await.unwrap();
+}
+
+/// What was written when keys could be longer is read, listed past and deleted; what is refused is to add to it.
+#[tokio::test(start_paused = true)]
+async fn lowered_limits_bind_what_adds() {
+    let network = Network::calm();
+    network.state().limits = Limits { key_bytes_max: 3, value_bytes_max: 2, batch_bytes_max: 5 };
+    let long = "longer than the limit";
+    network.state().machine.data.insert(long.into(), (b"value".to_vec(), 1));
+    let client = network.client().await;
+    for refused in [client.put(long, "v").await, client.append(long, "v").await] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.to_string(), "key_too_large: key is longer than 3 bytes: 21");
+    }
+    assert_eq!(client.get(long).await.unwrap().map(|value| value.bytes), Some("value".into()));
+    let range = Range { start: long.into(), ..Range::prefix(long) };
+    assert_eq!(client.scan(range.clone()).collect(9).await.unwrap().len(), 1);
+    let past = Range { after: Some(long.into()), ..range };
+    assert_eq!(client.scan(past).collect(9).await.unwrap().len(), 0);
+    client.delete(long).await.unwrap();
+    assert!(network.state().machine.data.is_empty());
 }
 
 /// A node that finds batches too large gets smaller ones, and nothing is lost.

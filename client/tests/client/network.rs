@@ -60,6 +60,8 @@ pub struct State {
     /// Of every batch with reads that arrived, in order: how fresh they must be, and their keys.
     pub reads: Vec<(Consistency, Vec<String>)>,
     pub views: usize,
+    /// Requests for views that were sent, whatever became of them.
+    pub view_requests: usize,
     /// Batches under way now and at most, for each node.
     pub under_way: BTreeMap<u64, (usize, usize)>,
     /// Items under way now and at most, over all nodes.
@@ -86,6 +88,7 @@ impl Network {
             batches: Vec::new(),
             reads: Vec::new(),
             views: 0,
+            view_requests: 0,
             under_way: BTreeMap::new(),
             items_under_way: (0, 0),
             rng: StdRng::seed_from_u64(seed),
@@ -133,6 +136,7 @@ impl Network {
     }
 
     async fn exchange(&self, node: u64, request: Request<'_>) -> Result<Response, TransportError> {
+        self.state().view_requests += usize::from(request.body.is_none());
         if self.state().down.contains(&node) || self.chance(|faults| faults.refuse_connection) {
             return Err(TransportError::NotSent("connection refused".into()));
         }

@@ -34,10 +34,11 @@ struct Group {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum State {
-    /// Its leader was confirmed by a quorum of late.
+    /// Its leader says that it serves.
     Serving,
-    /// It has a leader that has not heard of a quorum for too long.
-    NoQuorum,
+    /// Its leader says that it does not: no quorum confirmed it of late, or since it was elected; or it has not
+    /// recovered yet what it held before its start, or the group has no shards yet. `/readyz` of its node says which.
+    NotServing,
     /// No node that answered leads it.
     NoLeader,
 }
@@ -63,6 +64,10 @@ impl Summary {
                 views.entry(group.id).or_default().push((status.id, group));
             }
         }
+        // None of a group's nodes may have answered.
+        for group in members {
+            views.entry(group.id).or_default();
+        }
         let members =
             |id| members.iter().find(|group| group.id == id).map_or(&[][..], |group| &group.replicas);
         let groups = views.into_iter().map(|(id, views)| Group::of(id, &views, members(id))).collect();
@@ -87,7 +92,7 @@ impl Summary {
 }
 
 impl Group {
-    /// `views`: what each node says of the group, with the node's id; never empty. `members`: the nodes that are
+    /// `views`: what each node that answers says of the group, with the node's id. `members`: the nodes that are
     /// said to hold a replica.
     fn of(id: u64, views: &[(u64, &GroupStatus)], members: &[u64]) -> Self {
         let term = views.iter().map(|(_, view)| view.term).max().unwrap_or(0);
@@ -101,7 +106,7 @@ impl Group {
             id,
             state: match leader {
                 Some((_, view)) if view.serving => State::Serving,
-                Some(_) => State::NoQuorum,
+                Some(_) => State::NotServing,
                 None => State::NoLeader,
             },
             leader: leader.map(|(node, _)| *node),
@@ -118,7 +123,7 @@ impl Group {
         let lagging: Vec<String> = self.replicas.iter().filter_map(Replica::complaint).collect();
         let state = match self.state {
             State::Serving => "serving",
-            State::NoQuorum => "NO QUORUM",
+            State::NotServing => "NOT SERVING",
             State::NoLeader => "NO LEADER",
         };
         vec![
@@ -273,15 +278,16 @@ mod tests {
         assert!(text.ends_with("  n3 (unreachable)\n"), "{text}");
     }
 
-    /// A leader that no quorum confirms is shown as its group's leader, leads nothing, and the group does not serve.
+    /// A leader that does not serve, whyever, is shown as its group's leader, leads nothing, and the group does not
+    /// serve; nothing is said of a quorum, which it may have.
     #[test]
-    fn a_group_without_a_quorum() {
+    fn a_leader_that_does_not_serve() {
         let mut alone = report(1, Role::Leader, 7, Some(1));
         alone.status.as_mut().expect("it answers").groups[0].serving = false;
         let summary = summary(vec![alone, unreachable(2), unreachable(3)]);
         assert!(!summary.all_serve());
         let text = summary.to_text();
-        assert!(text.contains("NO QUORUM  n1") && !text.contains("  g1"), "{text}");
+        assert!(text.contains("NOT SERVING  n1") && !text.contains("  g1"), "{text}");
         assert!(text.contains("n2 (unreachable), n3 by 2 (unreachable)"), "{text}");
     }
 
@@ -295,6 +301,20 @@ mod tests {
             assert!(!summary.all_serve() && summary.to_text().contains("NO LEADER"), "{summary:?}");
         }
         assert!(!summary(vec![]).all_serve());
+    }
+
+    /// A group none of whose nodes answers is shown as such, beside those that serve, and is not counted as serving.
+    #[test]
+    fn a_group_out_of_reach() {
+        let reports = vec![report(1, Role::Leader, 7, Some(1)), unreachable(2), unreachable(3)];
+        let group = |id, replicas| ClusterGroup { id, replicas, ..ClusterGroup::default() };
+        let summary = Summary::of(reports, &[group(1, vec![1]), group(2, vec![2, 3])]);
+        assert!(!summary.all_serve());
+        let text = summary.to_text();
+        assert!(text.contains("g1     serving"), "{text}");
+        let lost = text.lines().last().expect("there are groups");
+        assert!(lost.starts_with("g2     NO LEADER"), "{text}");
+        assert!(lost.ends_with("  n2 (unreachable), n3 (unreachable)"), "{text}");
     }
 
     /// Without a leader, each replica that answers is compared with the longest log among them.

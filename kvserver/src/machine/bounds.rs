@@ -30,8 +30,8 @@ pub const SESSION_IDLE_MIN_MS: u64 = 600_000;
 /// The most sessions of one machine, over all its shards.
 pub const SESSIONS_MAX: u64 = 1 << 20;
 
-/// A session that an idempotency key names is opened only while one machine holds fewer sessions than this:
-/// each such request takes a place for itself, and the other half is for clients whose sessions last.
+/// The most sessions of one machine that idempotency keys name: each such request takes a place for itself,
+/// and the other half is for clients whose sessions last.
 pub const SESSIONS_MAX_FOR_NAMED: u64 = SESSIONS_MAX / 2;
 
 /// The most stored answers of one machine, over all its sessions.

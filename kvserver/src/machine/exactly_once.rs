@@ -11,8 +11,8 @@
 //! they keep too many answers, the idlest first but none before an idle [`SESSION_IDLE_MIN_MS`]. Where even
 //! that does not make room, the newcomer is refused with `overloaded`, not the old one evicted: exactly-once
 //! wins over availability for new writes. Of the places for sessions, [`SESSIONS_MAX_FOR_NAMED`] can be taken
-//! by requests that are named one by one, so that whoever names many of them shuts out others of their kind
-//! and nobody else.
+//! by requests that are named one by one. Where they hold that many, a new one takes the place of one of its
+//! own kind or none: whoever names many requests shuts out others of their kind and nobody else.
 //!
 //! A *named* session ([`ClientId::is_named`]) holds one write under one sequence, a digest of what is asked.
 //! Any stamp opens it, and another sequence in it says that the name was given to two requests: the second is
@@ -31,15 +31,11 @@ use super::bounds::{
     SESSIONS_MAX, SESSIONS_MAX_FOR_NAMED, WINDOW,
 };
 use super::copy::Part;
+use super::idleness::Order;
 use super::outcome::Outcome;
 use super::session::{Session, is_expired, is_idle};
+use super::shard::Shard;
 use proto::{ClientId, Code, Error, Sequence, ShardId, Stamp};
-use std::collections::BTreeSet;
-
-/// The shards that have a session which may be forgotten, each by when its idlest one was active last. Within
-/// a shard its sessions have an order of their own, so that a shard comes and goes at once however many it
-/// has.
-pub(super) type Idleness = BTreeSet<(u64, ShardId)>;
 
 /// How many sessions and answers a machine holds: [`FORMAT`](Self::FORMAT) everywhere but in tests.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +51,13 @@ impl SessionBounds {
         sessions_max_for_named: SESSIONS_MAX_FOR_NAMED,
         answers_max: ANSWERS_MAX,
     };
+}
+
+/// Which sessions may have to make room.
+#[derive(Clone, Copy)]
+enum Among {
+    All,
+    Named,
 }
 
 /// What becomes of a stamped write.
@@ -100,7 +103,7 @@ impl KvMachine {
     /// Forgets sessions that have been idle for too long, the idlest first, a bounded number at a time.
     pub(super) fn expire_sessions(&mut self) {
         for _ in 0..EXPIRED_PER_COMMAND_MAX {
-            match self.idlest() {
+            match self.idlest(Among::All) {
                 Some((active_s, shard, client)) if is_expired(active_s, self.time_ms) => {
                     self.forget_session(shard, client);
                 }
@@ -121,14 +124,7 @@ impl KvMachine {
             return Err(Error::unknown(Code::SessionExpired, message));
         }
         self.make_room_for_answer()?;
-        let most = match client.is_named() {
-            true => self.bounds.sessions_max_for_named,
-            false => self.bounds.sessions_max,
-        };
-        if self.total.sessions >= most && !self.evict_idlest() {
-            let message = format!("too many sessions: {}", self.total.sessions);
-            return Err(Error::new(Code::Overloaded, message));
-        }
+        self.make_room_for_session(client)?;
         let active_s = self.time_ms / 1000;
         self.change(shard, |home, copies| {
             home.put_session(client, Session::new(active_s));
@@ -137,17 +133,25 @@ impl KvMachine {
         Ok(())
     }
 
-    /// The idlest session of all that may be forgotten, and when it was active last.
-    fn idlest(&self) -> Option<(u64, ShardId, ClientId)> {
-        let &(active_s, id) = self.idleness.first()?;
-        let idlest = self.shards.get(&id).and_then(|shard| shard.idle.first());
-        let (_, client) = *idlest.expect("the order of idleness names shards with sessions");
-        Some((active_s, id, client))
+    /// The idlest session of those that may be forgotten, and when it was active last.
+    fn idlest(&self, among: Among) -> Option<(u64, ShardId, ClientId)> {
+        let first = |shards: &Order<ShardId>, sessions: fn(&Shard) -> &Order<ClientId>| {
+            let &(active_s, id) = shards.first()?;
+            let idlest = self.shards.get(&id).and_then(|shard| sessions(shard).first());
+            let (_, client) = *idlest.expect("the order of idleness names shards with sessions");
+            Some((active_s, id, client))
+        };
+        let named = first(&self.idleness.named, |shard| &shard.idle.named);
+        let others = match among {
+            Among::All => first(&self.idleness.others, |shard| &shard.idle.others),
+            Among::Named => None,
+        };
+        named.into_iter().chain(others).min()
     }
 
     /// Forgets the idlest session, unless it may still be in use; says whether it did.
-    fn evict_idlest(&mut self) -> bool {
-        match self.idlest() {
+    fn evict_idlest(&mut self, among: Among) -> bool {
+        match self.idlest(among) {
             Some((active_s, shard, client)) if is_idle(active_s, self.time_ms, SESSION_IDLE_MIN_MS) => {
                 self.forget_session(shard, client);
                 true
@@ -156,11 +160,27 @@ impl KvMachine {
         }
     }
 
+    /// Makes sure that `client` may open one more session. Where names hold their share, only another name can
+    /// make room for one, and that is room enough in a full house, too.
+    fn make_room_for_session(&mut self, client: ClientId) -> Result<(), Error> {
+        let (held, bounds) = (self.total, self.bounds);
+        if client.is_named() && held.named_sessions >= bounds.sessions_max_for_named {
+            if !self.evict_idlest(Among::Named) {
+                let message = format!("too many sessions of named requests: {}", held.named_sessions);
+                return Err(Error::new(Code::Overloaded, message));
+            }
+        } else if held.sessions >= bounds.sessions_max && !self.evict_idlest(Among::All) {
+            let message = format!("too many sessions: {}", held.sessions);
+            return Err(Error::new(Code::Overloaded, message));
+        }
+        Ok(())
+    }
+
     /// Makes sure that one more answer may be kept. Never evicts the session that asks: it is active now.
     fn make_room_for_answer(&mut self) -> Result<(), Error> {
         let full = |machine: &Self| machine.total.answers >= machine.bounds.answers_max;
         let mut left = EVICTED_PER_COMMAND_MAX;
-        while full(self) && left > 0 && self.evict_idlest() {
+        while full(self) && left > 0 && self.evict_idlest(Among::All) {
             left -= 1;
         }
         if full(self) {
@@ -180,8 +200,9 @@ impl KvMachine {
                 copies.mark(id, &Part::Session(client), true, true);
             }
             if session.active_s() != active_s {
-                shard.idle.remove(&(active_s, client));
-                shard.idle.insert((session.active_s(), client));
+                let order = shard.idle.of(client);
+                order.remove(&(active_s, client));
+                order.insert((session.active_s(), client));
             }
             shard.usage.answers -= answers - session.answers();
         });

@@ -7,11 +7,12 @@
 
 use super::bounds::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use super::events::{Change, Events};
+use super::idleness::{IdleSessions, Idlest};
 use super::outcome::Outcome;
 use super::session::Session;
 use super::usage::Usage;
 use proto::{ClientId, Expect, Operation, Record, Revision, ShardState, Version};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// What a key holds. Keys and values are exact boxes: a machine lives in memory, so that every byte counts;
 /// an append pays for it by moving the value where the allocator cannot grow it in place.
@@ -40,8 +41,8 @@ pub(super) struct Shard {
     pub(super) state: ShardState,
     pub(super) data: BTreeMap<Box<[u8]>, Entry>,
     pub(super) sessions: BTreeMap<ClientId, Session>,
-    /// Just one element for each of `sessions`, the idlest first.
-    pub(super) idle: BTreeSet<(u64, ClientId)>,
+    /// Just one element for each of `sessions`.
+    pub(super) idle: IdleSessions,
     pub(super) events: Events,
     /// Counts `data` and `sessions`.
     pub(super) usage: Usage,
@@ -58,12 +59,12 @@ impl Shard {
         std::mem::replace(self, Self::new(self.state))
     }
 
-    /// The second in which its idlest session was active last; `None` where there is none that may be
-    /// forgotten: nothing of a frozen shard changes.
-    pub(super) fn idlest_s(&self) -> Option<u64> {
+    /// When its idlest sessions were active last, of those that may be forgotten: nothing of a frozen shard
+    /// changes.
+    pub(super) fn idlest(&self) -> Idlest {
         match self.state {
-            ShardState::Frozen { .. } => None,
-            _ => self.idle.first().map(|(active_s, _)| *active_s),
+            ShardState::Frozen { .. } => Idlest::default(),
+            _ => self.idle.idlest(),
         }
     }
 
@@ -71,8 +72,9 @@ impl Shard {
     pub(super) fn put_session(&mut self, client: ClientId, session: Session) -> bool {
         let existed = self.remove_session(client);
         self.usage.sessions += 1;
+        self.usage.named_sessions += u64::from(client.is_named());
         self.usage.answers += session.answers();
-        self.idle.insert((session.active_s(), client));
+        self.idle.of(client).insert((session.active_s(), client));
         self.sessions.insert(client, session);
         existed
     }
@@ -81,8 +83,9 @@ impl Shard {
     pub(super) fn remove_session(&mut self, client: ClientId) -> bool {
         let Some(session) = self.sessions.remove(&client) else { return false };
         self.usage.sessions -= 1;
+        self.usage.named_sessions -= u64::from(client.is_named());
         self.usage.answers -= session.answers();
-        self.idle.remove(&(session.active_s(), client));
+        self.idle.of(client).remove(&(session.active_s(), client));
         true
     }
 

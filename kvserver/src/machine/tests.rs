@@ -8,9 +8,9 @@ mod reads;
 mod sessions;
 mod writes;
 
+use super::idleness::IdleSessions;
 use super::*;
 use proto::{ClientId, Epoch, Expect, LifecycleAnswer, Sequence, Stamp, Version};
-use std::collections::BTreeSet;
 
 pub(super) const S0: ShardId = ShardId(0);
 
@@ -131,21 +131,27 @@ pub(super) fn loaded(pieces: &[Vec<u8>]) -> KvMachine {
 /// Everything derived agrees with what it is derived from.
 pub(super) fn check(machine: &KvMachine) {
     let mut total = Usage::default();
-    let mut idleness = BTreeSet::new();
+    let mut idleness = Idleness::default();
     for (&id, shard) in &machine.shards {
         let bytes = shard.data.iter().map(|(key, entry)| key.len() + entry.value.len()).sum::<usize>();
         let usage = Usage {
             keys: shard.data.len() as u64,
             bytes: bytes as u64,
             sessions: shard.sessions.len() as u64,
+            named_sessions: shard.sessions.keys().filter(|client| client.is_named()).count() as u64,
             answers: shard.sessions.values().map(|session| session.answers()).sum(),
         };
         assert_eq!(shard.usage, usage);
         total.exchange(Usage::default(), usage);
-        let idle = shard.sessions.iter().map(|(client, session)| (session.active_s(), *client));
-        assert_eq!(shard.idle, idle.collect());
+        let mut idle = IdleSessions::default();
+        for (&client, session) in &shard.sessions {
+            let order = if client.is_named() { &mut idle.named } else { &mut idle.others };
+            order.insert((session.active_s(), client));
+        }
+        assert_eq!(shard.idle, idle);
         if !matches!(shard.state, ShardState::Frozen { .. }) {
-            idleness.extend(shard.idle.first().map(|(active_s, _)| (*active_s, id)));
+            idleness.named.extend(idle.named.first().map(|(active_s, _)| (*active_s, id)));
+            idleness.others.extend(idle.others.first().map(|(active_s, _)| (*active_s, id)));
         }
         let holds_nothing = matches!(shard.state, ShardState::Dropped { .. } | ShardState::Aborted { .. });
         assert!(!holds_nothing || (usage == Usage::default() && shard.events.revision() == Revision(0)));

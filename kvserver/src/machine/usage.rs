@@ -11,6 +11,8 @@ pub struct Usage {
     pub bytes: u64,
     /// Client sessions, counted once for each shard that the client writes to.
     pub sessions: u64,
+    /// Those of them that are of named requests.
+    pub named_sessions: u64,
     /// Answers kept by these sessions.
     pub answers: u64,
 }
@@ -21,6 +23,7 @@ impl Usage {
         self.keys = self.keys - before.keys + after.keys;
         self.bytes = self.bytes - before.bytes + after.bytes;
         self.sessions = self.sessions - before.sessions + after.sessions;
+        self.named_sessions = self.named_sessions - before.named_sessions + after.named_sessions;
         self.answers = self.answers - before.answers + after.answers;
     }
 

@@ -14,7 +14,7 @@ use proto::{
     ClusterMap, ControllerChange, CopyToken, Epoch, GroupId, LifecycleError, MoveCommand, MoveState,
     MoveStep, MoveView, NodeId, PieceEnd, ShardId, ShardState,
 };
-use raftstore::{CallError, Host, Role};
+use raftstore::{CallError, Host};
 use rand::RngExt;
 use shardctrler::{ControllerHandle, ExecuteError};
 use std::collections::BTreeMap;
@@ -73,7 +73,7 @@ impl Moves {
                 for moving in &map.moves {
                     let key = (moving.shard, moving.id);
                     let Some(replica) = self.residents.get(moving.to) else { continue };
-                    if driven.contains_key(&key) || replica.group.status().role != Role::Leader {
+                    if driven.contains_key(&key) || !replica.group.leads() {
                         continue;
                     }
                     let setbacks = map.setbacks.iter().find(|setback| setback.shard == moving.shard);
@@ -183,7 +183,7 @@ impl Drive {
     }
 
     fn leads(&self) -> bool {
-        self.replica.group.status().role == Role::Leader
+        self.replica.group.leads()
     }
 
     fn state(&self) -> ShardState {

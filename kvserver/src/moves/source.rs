@@ -14,11 +14,14 @@ use raftstore::{Refusal, Role};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// The largest piece that is handed out, in bytes, unless a single record is larger: tens of microseconds of the
 /// machine's time.
 const PIECE_BYTES_MAX: usize = 96 << 10;
+
+/// How long the end of a move at its source is waited for before it is looked at again.
+const STEP_TIME: Duration = Duration::from_secs(2);
 
 /// A copy of which nobody has asked a piece for so long is ended.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -180,7 +183,7 @@ fn ending(
 pub(crate) async fn settle_frozen(residents: &Residents, map: &ClusterMap) {
     for replica in residents.all() {
         let group = replica.group.id();
-        if replica.group.status().role != Role::Leader {
+        if !replica.group.leads() {
             continue;
         }
         let endings: Vec<MoveCommand<'static>> = replica.group.read_stale(|machine| {
@@ -188,7 +191,9 @@ pub(crate) async fn settle_frozen(residents: &Residents, map: &ClusterMap) {
         });
         for command in endings {
             let (shard, epoch) = (command.shard, command.epoch);
-            match take(&replica, command).await {
+            // A group that has lost its quorum must not keep the others waiting; the step is taken again.
+            let Ok(taken) = timeout(STEP_TIME, take(&replica, command)).await else { continue };
+            match taken {
                 Ok(Ok(())) => tracing::info!(%group, %shard, %epoch, "a move has ended at its source"),
                 Ok(Err(refused)) => tracing::debug!(%group, %shard, %epoch, %refused, "a move does not end"),
                 Err(error) => tracing::debug!(%group, %shard, %epoch, %error, "a move does not end yet"),

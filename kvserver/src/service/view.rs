@@ -49,7 +49,8 @@ pub struct ClusterGroup {
     pub leader: Option<u64>,
     /// The term that this belongs to.
     pub term: u64,
-    /// Whether the group serves, as far as this node knows; see [`GroupStatus::serving`].
+    /// Whether the group serves, as far as this node knows; see [`GroupStatus::serving`]. Of a group of which it
+    /// has no replica it knows only whether it has heard of a leader.
     pub serving: bool,
     /// The nodes that hold a replica.
     pub replicas: Vec<u64>,
@@ -85,8 +86,8 @@ pub struct GroupStatus {
     pub term: u64,
     /// The leader's node, as far as this replica knows.
     pub leader: Option<u64>,
-    /// Whether the group serves, as far as this replica knows: it has recovered, and a quorum confirmed the leader
-    /// of late. A leader that lost its quorum goes on being a leader, and so do followers that hear of no other.
+    /// Whether the group serves, as far as this replica knows: it has recovered, holds the shards that the group is
+    /// born with, and a quorum confirmed the leader of late. A leader that lost its quorum goes on being a leader, and so do followers that hear of no other.
     pub serving: bool,
     /// How many milliseconds ago this replica was known to be as fresh as a leader that a quorum confirmed; on the
     /// leader, when that was. None where it never was since the start.

@@ -209,6 +209,30 @@ async fn calls_take_turns() {
     assert!(stamps.open(shard).is_some(), "nobody waits any more");
 }
 
+/// A write whose turn came while it was put to wait goes on with it, and does not wait for the turn of another
+/// shard first, whose writes may never leave room.
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_came_is_taken_first() {
+    let stamps = Stamps::default();
+    let keys = ["{a}/k", "{b}/k"];
+    let [a, b] = keys.map(|key| proto::shard_of(key.as_bytes(), 256));
+    assert_ne!(a, b);
+    let [mut full, _never_leaves] =
+        [a, b].map(|shard| std::iter::from_fn(|| stamps.open(shard)).collect::<Vec<Ticket>>());
+    let call = call(keys.map(put).into());
+    let (mut settlement, pending) = Settlement::begin(&stamps, 256, &call);
+    let (ready, waiting) = settlement.stamped(pending);
+    assert_eq!((ready.len(), waiting.len()), (0, 2));
+    // Another call ends between two looks at the queue, as it may on another thread.
+    full.remove(0);
+    settlement.note_turns();
+    assert!(settlement.wait_for_turn(call.deadline).now_or_never().is_some(), "a turn has come");
+    let (ready, waiting) = settlement.stamped(waiting);
+    assert_eq!(ready.iter().map(|open| open.at).collect::<Vec<_>>(), [0]);
+    assert_eq!(waiting.len(), 1);
+    assert!(settlement.wait_for_turn(call.deadline).now_or_never().is_none(), "the other has not");
+}
+
 /// A forgotten session is replaced by a new one, under which a write that took no effect goes on.
 #[tokio::test(start_paused = true)]
 async fn a_forgotten_session_is_renewed() {

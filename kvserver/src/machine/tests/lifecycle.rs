@@ -83,6 +83,34 @@ fn in_state(name: &str) -> Rig {
     rig
 }
 
+/// A name takes a place where its shard is, and makes room nowhere while its shard is frozen: so the places of
+/// names that went are free again, and those that came count at their new home, and in every copy.
+#[test]
+fn names_count_where_their_shard_is() {
+    let bounds = SessionBounds { sessions_max_for_named: 2, ..SessionBounds::FORMAT };
+    let mut here = Rig::over(owning(KvMachine::with_bounds(bounds), [0, 1]));
+    let mut there = Rig::over(owning(KvMachine::with_bounds(bounds), [2]));
+    let ask = |rig: &mut Rig, shard, number| {
+        rig.apply(ShardId(shard), Some(stamp(ClientId::named(number).0, 50, 50)), append(b"k", b"x"))
+    };
+    for number in 1..=2 {
+        written(&ask(&mut here, 0, number));
+    }
+    assert_eq!(loaded(&pieces(&mut here.machine, 10)).usage(), here.machine.usage());
+    here.time_ms += SESSION_IDLE_MIN_MS + 1000;
+    here.step(5, MoveStep::Freeze { to: THERE }).unwrap();
+    assert_eq!(refused(&ask(&mut here, 1, 3)).code, Code::Overloaded, "a frozen shard forgets nobody");
+    here.hand_over(&mut there, 5);
+    assert_eq!((here.machine.usage().named_sessions, there.machine.usage().named_sessions), (0, 2));
+    for number in 3..=4 {
+        written(&ask(&mut here, 1, number));
+    }
+    assert_eq!(refused(&ask(&mut here, 1, 5)).code, Code::Overloaded);
+    // Both came as idle as they were, and the first of them makes room.
+    written(&ask(&mut there, 2, 3));
+    assert_eq!(there.machine.usage().named_sessions, 2);
+}
+
 /// Every step in every state, of the move before, the same move and the next one: taken (`!`), taken before
 /// (`.`), or refused as stale (`S`), active (`A`), out of place (`W`) or for its copy (`C`), and then nothing
 /// has changed.

@@ -201,36 +201,107 @@ fn a_name_is_for_one_request() {
     assert_eq!(written(&rig.stamped(name, 9, 9)).2, 2, "a name that is forgotten is free again");
 }
 
+/// A machine with four places for sessions, two of which names may take.
+fn with_few_places() -> Rig {
+    let bounds = SessionBounds { sessions_max: 4, sessions_max_for_named: 2, answers_max: 100 };
+    Rig::over(owning(KvMachine::with_bounds(bounds), 0..4))
+}
+
+/// A request named by `number`.
+fn ask(rig: &mut Rig, number: u128) -> Bytes {
+    rig.stamped(ClientId::named(number).0, 50, 50)
+}
+
+fn assert_full(answer: &[u8]) {
+    let full = refused(answer);
+    assert_eq!((full.code, full.outcome), (Code::Overloaded, Effect::None));
+}
+
+/// The names and the other clients that have a session with shard 0.
+fn present(rig: &Rig) -> (Vec<u128>, Vec<u128>) {
+    let (named, others): (Vec<ClientId>, Vec<ClientId>) =
+        rig.machine.shards[&S0].sessions.keys().partition(|client| client.is_named());
+    let number = |client: &ClientId| client.0 ^ ClientId::named(0).0;
+    (named.iter().map(number).collect(), others.iter().map(|client| client.0).collect())
+}
+
 /// Requests that are named one by one take their share of the places for sessions and no more: then the next
 /// is refused, and who keeps a session goes on and still opens one. A full house refuses all newcomers alike
 /// and serves whoever is in it.
 #[test]
 fn named_requests_leave_room() {
-    let bounds = SessionBounds { sessions_max: 4, sessions_max_for_named: 2, answers_max: 100 };
-    let mut rig = Rig::over(owning(KvMachine::with_bounds(bounds), 0..4));
-    let name = |number| ClientId::named(number).0;
-    let full = |answer: &[u8]| {
-        let full = refused(answer);
-        assert_eq!((full.code, full.outcome), (Code::Overloaded, Effect::None));
-    };
+    let mut rig = with_few_places();
     written(&rig.stamped(1, 1, 1));
-    let first = rig.stamped(name(1), 50, 50);
+    let first = ask(&mut rig, 1);
     written(&first);
-    full(&rig.stamped(name(2), 50, 50));
-    for client in 2..=3 {
-        written(&rig.stamped(client, 1, 1));
-    }
-    full(&rig.stamped(4, 1, 1));
-    full(&rig.stamped(name(2), 50, 50));
+    written(&ask(&mut rig, 2));
+    assert_full(&ask(&mut rig, 3));
+    written(&rig.stamped(2, 1, 1));
+    assert_full(&rig.stamped(3, 1, 1));
+    assert_full(&ask(&mut rig, 3));
     for sequence in 2..=9 {
         written(&rig.stamped(1, sequence, sequence));
     }
-    assert_eq!(rig.stamped(name(1), 50, 50), first);
+    assert_eq!(ask(&mut rig, 1), first);
+    assert_eq!(present(&rig), (vec![1, 2], vec![1, 2]));
+    assert_eq!(rig.machine.usage().named_sessions, 2);
+}
+
+/// Sessions without a name take nothing of what names may have: however many there are, a name is refused
+/// only where no place is left at all.
+#[test]
+fn others_leave_room_for_names() {
+    let mut rig = with_few_places();
+    for client in 1..=3 {
+        written(&rig.stamped(client, 1, 1));
+    }
+    written(&ask(&mut rig, 1));
+    assert_full(&ask(&mut rig, 2));
+    assert_eq!(present(&rig), (vec![1], vec![1, 2, 3]));
+}
+
+/// Where names hold their share, the next takes the place of the idlest name, or none: nobody without a name
+/// is forgotten for it, however idle, in a full house no more than in one with room.
+#[test]
+fn a_name_takes_the_place_of_a_name() {
+    let mut rig = with_few_places();
+    written(&rig.stamped(1, 1, 1));
+    for number in 1..=2 {
+        rig.time_ms += 1000;
+        written(&ask(&mut rig, number));
+    }
     rig.time_ms += SESSION_IDLE_MIN_MS + 1000;
-    written(&rig.stamped(1, 10, 10));
-    written(&rig.stamped(name(2), 50, 50));
-    assert_eq!(rig.machine.usage().sessions, 4, "it took the place of the idlest");
-    assert_eq!(written(&rig.stamped(1, 10, 10)).0, written(&rig.stamped(1, 10, 10)).0);
+    written(&ask(&mut rig, 3));
+    assert_eq!(present(&rig), (vec![2, 3], vec![1]));
+    written(&rig.stamped(2, 1, 1));
+    written(&ask(&mut rig, 4));
+    assert_eq!(present(&rig), (vec![3, 4], vec![1, 2]));
+    assert_full(&ask(&mut rig, 5));
+    assert_eq!(present(&rig), (vec![3, 4], vec![1, 2]));
+    written(&rig.stamped(3, 1, 1));
+    assert_eq!(present(&rig), (vec![3, 4], vec![2, 3]));
+}
+
+/// In a full house in which names do not hold their share, a newcomer takes the place of the idlest, of
+/// whichever kind it is itself, and of whichever kind that one is.
+#[test]
+fn a_full_house_forgets_the_idlest_of_all() {
+    let mut rig = with_few_places();
+    written(&rig.stamped(1, 1, 1));
+    rig.time_ms += 1000;
+    written(&ask(&mut rig, 1));
+    for client in 2..=3 {
+        written(&rig.stamped(client, 1, 1));
+    }
+    rig.time_ms += SESSION_IDLE_MIN_MS + 1000;
+    written(&ask(&mut rig, 2));
+    assert_eq!(present(&rig), (vec![1, 2], vec![2, 3]));
+    for (client, left) in [(4, vec![3, 4]), (5, vec![4, 5])] {
+        written(&rig.stamped(client, 1, 1));
+        assert_eq!(present(&rig), (vec![1, 2], left), "of equals, the first went");
+    }
+    written(&rig.stamped(6, 1, 1));
+    assert_eq!(present(&rig), (vec![2], vec![4, 5, 6]));
 }
 
 /// When too many answers are kept, writes that would add one are refused without effect, and those that free
@@ -247,7 +318,7 @@ fn answers_are_bounded() {
     assert_eq!(written(&rig.stamped(1, 3, 1)).0, 3);
     assert_eq!(written(&rig.stamped(1, 4, 3)).0, 4);
     assert_eq!(written(&rig.stamped(2, 1, 1)).0, 5);
-    assert_eq!(rig.machine.usage(), Usage { keys: 1, bytes: 6, sessions: 2, answers: 3 });
+    assert_eq!(rig.machine.usage(), Usage { keys: 1, bytes: 6, sessions: 2, named_sessions: 0, answers: 3 });
 }
 
 /// When too many answers are kept, idle sessions give theirs up, the idlest first and only as many as needed, a
