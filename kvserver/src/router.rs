@@ -104,8 +104,8 @@ impl Route for Router {
     async fn route(&self, items: &[Item<'_>], terms: Terms) -> Routed {
         let mut routed = self.attempt(items, terms).await;
         let mut pause = Duration::ZERO;
-        while terms.forward {
-            let misdirected = |at: &usize| self.is_misdirected(&routed.answers[*at]);
+        loop {
+            let misdirected = |at: &usize| terms.forward && self.is_misdirected(&routed.answers[*at]);
             let at: Vec<usize> = (0..items.len()).filter(misdirected).collect();
             if at.is_empty() || terms.left() <= pause {
                 break;

@@ -65,17 +65,18 @@ impl Routes {
     /// Learns from a refusal of `group`.
     pub(crate) fn learn(&self, group: GroupId, code: &Code) {
         let mut learnt = self.lock();
+        let known = |shard: &ShardId| learnt.moved.get(shard).copied();
         match *code {
-            Code::WrongGroup { shard, to: Some(to), epoch } => {
-                if learnt.moved.get(&shard).is_none_or(|known| known.0 <= epoch) {
-                    learnt.moved.insert(shard, (epoch, to));
-                }
+            Code::WrongGroup { shard, to: Some(to), epoch }
+                if known(&shard).is_none_or(|(known, _)| known <= epoch) =>
+            {
+                learnt.moved.insert(shard, (epoch, to));
             }
             // It was sent there by what was learnt, and is not there: the map knows better.
-            Code::WrongGroup { shard, to: None, epoch } => {
-                if learnt.moved.get(&shard).is_some_and(|known| known.1 == group && known.0 <= epoch) {
-                    learnt.moved.remove(&shard);
-                }
+            Code::WrongGroup { shard, to: None, epoch }
+                if known(&shard).is_some_and(|(known, at)| at == group && known <= epoch) =>
+            {
+                learnt.moved.remove(&shard);
             }
             Code::NotLeader { group, leader: Some(leader) } => drop(learnt.leaders.insert(group, leader)),
             Code::NotLeader { group, leader: None } => drop(learnt.leaders.remove(&group)),
