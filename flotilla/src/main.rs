@@ -2,15 +2,19 @@
 //! environment, the runtime and the exit code; each command lives in its own module and gets what it needs handed
 //! in.
 
+mod admin;
 mod arguments;
 mod config;
 mod dev;
 mod error;
+mod group;
 mod kv;
 mod logging;
+mod node_command;
 mod output;
 mod running;
 mod server;
+mod shard;
 mod signals;
 mod status;
 mod terminal;
@@ -59,6 +63,9 @@ enum Command {
     Server(server::ServerArgs),
     Status(status::StatusArgs),
     Kv(kv::KvArgs),
+    Shard(shard::ShardArgs),
+    Group(group::GroupArgs),
+    Node(node_command::NodeArgs),
 }
 
 /// Variables whose names or values are not UTF-8 cannot be ours, except to be refused.
@@ -90,7 +97,9 @@ fn dispatch(cli: Cli, environment: Vec<(String, String)>) -> Result<ExitCode, Er
     let default = match cli.command {
         Command::Server(_) => logging::NODE_FILTER,
         Command::Dev(_) => logging::DEV_FILTER,
-        Command::Status(_) | Command::Kv(_) => logging::COMMAND_FILTER,
+        Command::Status(_) | Command::Kv(_) | Command::Shard(_) | Command::Group(_) | Command::Node(_) => {
+            logging::COMMAND_FILTER
+        }
     };
     logging::start(cli.log.or_else(|| variable("FLOTILLA_LOG")).as_deref(), default)?;
     match cli.command {
@@ -107,11 +116,28 @@ fn dispatch(cli: Cli, environment: Vec<(String, String)>) -> Result<ExitCode, Er
         }
         Command::Kv(mut args) => {
             args.nodes = args.nodes.or_else(|| variable("FLOTILLA_NODES"));
-            match on_runtime(kv::run(args))? {
-                Ok(()) => Ok(ExitCode::SUCCESS),
-                Err(failure) => Ok(complain(&failure, failure.exit_code())),
-            }
+            Ok(ended(on_runtime(kv::run(args))?))
         }
+        Command::Shard(mut args) => {
+            args.admin.nodes = args.admin.nodes.or_else(|| variable("FLOTILLA_NODES"));
+            Ok(ended(on_runtime(shard::run(args))?))
+        }
+        Command::Group(mut args) => {
+            args.admin.nodes = args.admin.nodes.or_else(|| variable("FLOTILLA_NODES"));
+            Ok(ended(on_runtime(group::run(args))?))
+        }
+        Command::Node(mut args) => {
+            args.admin.nodes = args.admin.nodes.or_else(|| variable("FLOTILLA_NODES"));
+            Ok(ended(on_runtime(node_command::run(args))?))
+        }
+    }
+}
+
+/// The exit code of a command that ended, and a word where it ended badly.
+fn ended(result: Result<(), kv::Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => complain(&failure, failure.exit_code()),
     }
 }
 

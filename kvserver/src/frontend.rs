@@ -15,8 +15,12 @@ use crate::stamps::Stamps;
 use crate::telemetry;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
-use proto::{BatchRequest, Code, Error, GroupView, Limits, NodeId};
+use proto::{
+    BatchRequest, ClusterMap, Code, ControllerChange, ControllerReply, Epoch, Error, GroupView, Limits,
+    NodeId, ShardMap,
+};
 use raftstore::Address;
+use shardctrler::{ControllerHandle, ExecuteError, Plan};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,6 +63,7 @@ impl DiskUsage {
 /// What the HTTP server asks.
 pub(crate) struct Frontend {
     router: Arc<Router>,
+    controller: Arc<ControllerHandle>,
     stamps: Stamps,
     cluster: String,
     members: BTreeMap<NodeId, Address>,
@@ -70,10 +75,11 @@ pub(crate) struct Frontend {
 }
 
 impl Frontend {
-    pub(crate) fn new(config: &NodeConfig, router: Arc<Router>) -> Self {
+    pub(crate) fn new(config: &NodeConfig, router: Arc<Router>, controller: Arc<ControllerHandle>) -> Self {
         let http_time_max = Duration::from_millis(config.http.timeout_ms_max);
         Self {
             router,
+            controller,
             stamps: Stamps::default(),
             cluster: config.cluster.clone(),
             members: config.members.clone(),
@@ -114,6 +120,39 @@ impl Service for Frontend {
             Ok(Answers { answers, lag_ms: millis(lag), node: self.router.host.node() })
         }
         .boxed()
+    }
+
+    /// The leaders are those that this node's replicas follow: the map's are as old as its epoch.
+    fn cluster_map(&self) -> Result<ClusterMap, Error> {
+        let mut map = ClusterMap::clone(&*self.router.routes.map()?);
+        for view in &mut map.groups {
+            if let Some(replica) = self.router.residents.get(view.group) {
+                view.leader = replica.group.leader();
+            }
+        }
+        Ok(map)
+    }
+
+    fn shard_map(&self, epoch: Epoch, deadline: Instant) -> BoxFuture<'_, Result<ShardMap, ExecuteError>> {
+        self.controller.history(Some(epoch), left(deadline)).boxed()
+    }
+
+    fn change(
+        &self,
+        expect: Option<Epoch>,
+        change: ControllerChange,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<ControllerReply, ExecuteError>> {
+        self.controller.execute(expect, change, left(deadline)).boxed()
+    }
+
+    fn plan(
+        &self,
+        expect: Option<Epoch>,
+        change: ControllerChange,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Plan, ExecuteError>> {
+        self.controller.plan(expect, change, left(deadline)).boxed()
     }
 
     fn cluster(&self) -> ClusterView {
@@ -220,6 +259,10 @@ impl Frontend {
             },
         }
     }
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -8,13 +8,14 @@
 //!   server       accepts, bounds connections, drains them at the end
 //!     connection   one socket: who is slow, who is idle, how to part from a sender who still sends
 //!       front        one request: id, route, permit, metrics, problem
-//!         key · list · batch · observe      one file for each kind of route
+//!         key · list · batch · admin · observe      one file for each kind of route
 //!           target · condition · cursor · body · json      how they read requests
 //! ```
 //!
 //! axum's router finds the kind of route; what stands in a key's place is taken from the request's target as it
 //! came, because keys are any bytes and must not be decoded or normalised on the way.
 
+mod admin;
 mod batch;
 mod body;
 mod condition;

@@ -132,7 +132,7 @@ impl Node {
         });
         let peers = Peers { router: router.clone(), controller: controller.clone(), source: source.clone() };
         host.set_services(Arc::new(peers));
-        let frontend = Frontend::new(config, router.clone());
+        let frontend = Frontend::new(config, router.clone(), controller.clone());
         let server = http::Server::bind(&config.http_listen, config.http.clone(), Arc::new(frontend)).await?;
         tasks.spawn(formation::form(host.clone(), group, config.members.clone()));
         let (host, controller) = (host.clone(), controller.clone());

@@ -1,13 +1,18 @@
 //! What a front end asks of its node: one object-safe trait and the plain values that cross it.
 //!
-//! It relies on nothing but `proto` and time. It must never know of HTTP: the front end translates requests into
+//! It relies on nothing but `proto`, the controller's own errors and time. It must never know of HTTP: the front end translates requests into
 //! [`Call`]s and [`Answers`] back, so that a test can put a fake in the node's place and another protocol can be
 //! served beside this one.
 
+mod admin;
 mod answer;
 mod metrics;
 mod view;
 
+pub use admin::{
+    ChangedJson, GroupJson, MapJson, MoveJson, NodeJson, PlanJson, PlannedMoveJson, SetbackJson,
+    SettingsJson, ShardMapJson,
+};
 pub use answer::{Answer, Answers, Operation, Record, Reply};
 pub use metrics::{MetricKind, MetricsText};
 pub use view::{
@@ -17,7 +22,8 @@ pub use view::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use proto::{Consistency, Limits};
+use proto::{ClusterMap, Consistency, ControllerChange, ControllerReply, Epoch, Limits, ShardMap};
+use shardctrler::{ExecuteError, Plan};
 use std::fmt;
 use tokio::time::Instant;
 
@@ -43,6 +49,40 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     /// An error for the call as a whole; its outcome covers every write of the call.
     fn execute(&self, call: Call) -> BoxFuture<'_, Result<Answers, proto::Error>>;
+
+    /// The controller's map, as far as this node knows.
+    ///
+    /// # Errors
+    /// Where it knows none yet.
+    fn cluster_map(&self) -> Result<ClusterMap, proto::Error>;
+
+    /// Which group served which shard at an epoch, as the controller says.
+    ///
+    /// # Errors
+    /// [`ExecuteError`].
+    fn shard_map(&self, epoch: Epoch, deadline: Instant) -> BoxFuture<'_, Result<ShardMap, ExecuteError>>;
+
+    /// Has the controller carry out a change, once at most; refused where the map is not at the epoch `expect`.
+    ///
+    /// # Errors
+    /// [`ExecuteError`] says whether it may have been carried out.
+    fn change(
+        &self,
+        expect: Option<Epoch>,
+        change: ControllerChange,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<ControllerReply, ExecuteError>>;
+
+    /// What a change would bring about; it is not carried out.
+    ///
+    /// # Errors
+    /// [`ExecuteError`], as the change itself would be refused.
+    fn plan(
+        &self,
+        expect: Option<Epoch>,
+        change: ControllerChange,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Plan, ExecuteError>>;
 
     /// The nodes, groups and shards, as far as this node knows.
     fn cluster(&self) -> ClusterView;

@@ -5,12 +5,13 @@
 //!   Follow{above}    ─▶ any node              ─▶ Map{map} once it knows a later one, or Nothing when the wait is over
 //!   Alive{node, …}   ─▶ whoever leads group 0 ─▶ Heard, or NotLeader{leader}
 //!   Member{group, n} ─▶ whoever leads group   ─▶ Member{yes or no}, or NotLeader{leader}
+//!   Plan{command}    ─▶ whoever leads group 0 ─▶ Planned{epoch, moves}, or NotLeader{leader}
 //! ```
 
 use bincode::{Decode, Encode};
 use proto::{
     ClusterMap, ControllerAnswer, ControllerCommand, ControllerError, Epoch, GroupId, Incarnation, NodeId,
-    ShardMap,
+    PlannedMove, ShardMap,
 };
 use std::collections::BTreeSet;
 
@@ -40,6 +41,17 @@ pub(crate) enum Question {
         /// The node.
         node: NodeId,
     },
+    /// Which moves would a command bring about? It is not carried out.
+    Plan(ControllerCommand),
+}
+
+/// What a command would bring about.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Plan {
+    /// The epoch of the map by which it was planned: expect it, and the command brings about just this.
+    pub epoch: Epoch,
+    /// The moves, by shard.
+    pub moves: Vec<PlannedMove>,
 }
 
 /// A sign of life.
@@ -74,12 +86,14 @@ pub(crate) enum Word {
     Heard,
     /// Whether the node is a member, as a leader knows that a quorum has just confirmed.
     Member(bool),
+    /// What the command would bring about, or why it would be refused.
+    Planned(Result<Plan, ControllerError>),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::ControllerChange;
+    use proto::{ControllerChange, ShardId};
 
     /// What goes over the wire does not drift.
     #[test]
@@ -88,6 +102,7 @@ mod tests {
             expect: Some(Epoch(7)),
             change: ControllerChange::MovesPause,
         });
+        let rebalance = ControllerCommand { expect: None, change: ControllerChange::ShardRebalance };
         let sign = Sign {
             node: NodeId(2),
             incarnation: Incarnation(3),
@@ -98,15 +113,19 @@ mod tests {
             (Question::Follow { above: Epoch(5), wait_ms: 100 }, vec![1, 1, 5, 100]),
             (Question::History(None), vec![1, 2, 0]),
             (Question::Alive(sign), vec![1, 3, 2, 3, 2, 1, 4]),
+            (Question::Plan(rebalance), vec![1, 5, 0, 12]),
         ];
         for (question, bytes) in questions {
             assert_eq!(proto::encode(&question), bytes, "{question:?}");
             assert_eq!(proto::decode::<Question>(&bytes), Ok(question));
         }
+        let planned = PlannedMove { shard: ShardId(7), from: GroupId(1), to: GroupId(2) };
+        let plan = Plan { epoch: Epoch(4), moves: vec![planned] };
         let words = [
             (Word::NotLeader(Some(NodeId(3))), vec![1, 2, 1, 3]),
             (Word::Nothing, vec![1, 5]),
             (Word::Heard, vec![1, 7]),
+            (Word::Planned(Ok(plan)), vec![1, 9, 0, 4, 1, 7, 1, 2]),
         ];
         for (word, bytes) in words {
             assert_eq!(proto::encode(&word), bytes, "{word:?}");

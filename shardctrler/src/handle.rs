@@ -4,7 +4,7 @@
 //! Owns the latest map that the node knows, which never goes back. Relies on the controller's machine to refuse what
 //! is stale. Must never send a command again of which it does not know the outcome: that is its caller's to decide.
 
-use crate::api::{CONTROLLER_SERVICE, Question, Sign, Word};
+use crate::api::{CONTROLLER_SERVICE, Plan, Question, Sign, Word};
 use crate::liveness::Liveness;
 use crate::machine::ControllerMachine;
 use bytes::Bytes;
@@ -142,6 +142,23 @@ impl ControllerHandle {
         }
     }
 
+    /// What a change would bring about; it is not carried out.
+    ///
+    /// # Errors
+    /// [`ExecuteError`], as the change itself would be refused.
+    pub async fn plan(
+        &self,
+        expect: Option<Epoch>,
+        change: ControllerChange,
+        deadline: Duration,
+    ) -> Result<Plan, ExecuteError> {
+        let question = Question::Plan(ControllerCommand { expect, change });
+        match self.ask_leader(&question, deadline).await? {
+            Word::Planned(plan) => Ok(plan?),
+            other => Err(ExecuteError::Unknown(format!("the answer makes no sense: {other:?}"))),
+        }
+    }
+
     /// Whether a map of `epoch` is what the controller says now, as far as that could be found out.
     pub async fn is_current(&self, epoch: Epoch, deadline: Duration) -> bool {
         matches!(self.history(None, deadline).await, Ok(map) if map.epoch == epoch)
@@ -213,6 +230,17 @@ impl ControllerHandle {
             Question::History(epoch) => {
                 match group.read(|machine| machine.controller().shard_map(*epoch)).await {
                     Ok(map) => Word::History(map),
+                    Err(raftstore::ReadError::NotLeader { leader, .. }) => Word::NotLeader(leader),
+                    Err(error) => Word::Busy(error.to_string()),
+                }
+            }
+            Question::Plan(command) => {
+                let plan = |machine: &ControllerMachine| {
+                    let controller = machine.controller();
+                    controller.plan(command).map(|moves| Plan { epoch: controller.epoch(), moves })
+                };
+                match group.read(plan).await {
+                    Ok(plan) => Word::Planned(plan),
                     Err(raftstore::ReadError::NotLeader { leader, .. }) => Word::NotLeader(leader),
                     Err(error) => Word::Busy(error.to_string()),
                 }

@@ -103,7 +103,7 @@ mod machine;
 mod membership;
 pub mod placement;
 
-pub use api::CONTROLLER_SERVICE;
+pub use api::{CONTROLLER_SERVICE, Plan};
 pub use controller::Controller;
 pub use handle::{ControllerHandle, ExecuteError, Settings, Shape};
 pub use liveness::spent;

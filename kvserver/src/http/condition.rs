@@ -8,7 +8,7 @@ use hyper::HeaderMap;
 use hyper::header::{
     CONTENT_RANGE, HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE,
 };
-use proto::{Expect, Version};
+use proto::{Epoch, Expect, Version};
 
 /// The condition on a write: `If-Match` with one version or `*`, or `If-None-Match: *`. Parts of values cannot be
 /// written, and keys have no times: what asks for either is refused, because without it the write would be another.
@@ -29,6 +29,24 @@ pub(crate) fn of_write(headers: &HeaderMap) -> Result<Expect, Problem> {
         (Some(_), Some(_)) => {
             Err(Problem::bad_request("if-match and if-none-match exclude each other in a write"))
         }
+    }
+}
+
+/// The condition on a change of the cluster's map: `If-Match` with one epoch.
+pub(crate) fn of_change(headers: &HeaderMap) -> Result<Option<Epoch>, Problem> {
+    let not_taken = [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE];
+    if let Some(name) = not_taken.into_iter().find(|name| headers.contains_key(name)) {
+        let why = "it goes on if-match with one epoch alone";
+        return Err(Problem::bad_request(format!(
+            "header cannot go with a change of the map: {name}; {why}"
+        )));
+    }
+    let Some(tag) = single(headers, IF_MATCH)? else { return Ok(None) };
+    match version_of(tag) {
+        Some(Version(epoch)) => Ok(Some(Epoch(epoch))),
+        None => Err(Problem::bad_request(format!(
+            "if-match of a change of the map must be one epoch in double quotes, not {tag}"
+        ))),
     }
 }
 
@@ -155,6 +173,16 @@ mod tests {
         let mut twice = headers(Some("\"7\""), None);
         twice.append(IF_MATCH, HeaderValue::from_static("\"8\""));
         assert!(of_write(&twice).is_err());
+    }
+
+    /// A change's condition is one epoch, and anything else is refused rather than dropped.
+    #[test]
+    fn changes() {
+        let of = |wanted, unwanted| of_change(&headers(wanted, unwanted)).ok();
+        assert_eq!(of(None, None), Some(None));
+        assert_eq!(of(Some("\"7\""), None), Some(Some(Epoch(7))));
+        assert!(["*", "7", "W/\"7\"", "\"7\", \"8\""].into_iter().all(|bad| of(Some(bad), None).is_none()));
+        assert_eq!(of(None, Some("*")), None);
     }
 
     /// The evaluation for a read follows RFC 9110: `If-Match` first, then `If-None-Match` by weak comparison.

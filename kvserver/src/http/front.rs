@@ -12,7 +12,7 @@ use crate::http::request_id::{REQUEST_ID, RequestId};
 use crate::http::route::Route;
 use crate::http::target::Query;
 use crate::http::traffic::Traffic;
-use crate::http::{batch, key, list, observe};
+use crate::http::{admin, batch, key, list, observe};
 use crate::service::{Answers, Call, IdempotencyKey, Operation, Service};
 use axum::body::Body;
 use bytes::Bytes;
@@ -37,7 +37,7 @@ const NODE: HeaderName = HeaderName::from_static("flotilla-node");
 
 /// How much longer than the deadline the service is waited for, so that its own answer, which knows the outcome,
 /// comes first.
-const GRACE: Duration = Duration::from_millis(500);
+pub(crate) const GRACE: Duration = Duration::from_millis(500);
 
 /// Answers of up to this many bytes are not counted. A connection holds one at most: all 4,096 hold 256 MiB of them.
 const ANSWER_BYTES_UNCOUNTED: usize = 64 << 10;
@@ -147,6 +147,7 @@ impl Front {
             Route::Key => key::write(self, asked, body).await,
             Route::List => list::list(self, asked).await,
             Route::Batch => batch::batch(self, asked, body).await,
+            route if route.is_admin() => admin::answer(self, route, asked, body).await,
             _ => observe::answer(self, route, asked).await,
         }
     }

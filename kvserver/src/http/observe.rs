@@ -31,7 +31,7 @@ pub(crate) async fn answer(front: &Front, route: Route, asked: &Asked<'_>) -> Re
         },
         Route::Metrics => Ok(metrics(front).await),
         Route::OpenApi => Ok(front::body("application/json", OPENAPI)),
-        Route::Key | Route::List | Route::Batch | Route::Unknown => Err(Problem::unknown_path()),
+        _ => Err(Problem::unknown_path()),
     }
 }
 
@@ -52,7 +52,7 @@ async fn metrics(front: &Front) -> Response {
 }
 
 /// What `at` sees of the node, on a thread that may block. The turn ends with the look, also where its caller is gone.
-async fn look<T, F>(front: &Front, at: F) -> T
+pub(crate) async fn look<T, F>(front: &Front, at: F) -> T
 where
     T: Send + 'static,
     F: FnOnce(&dyn Service) -> T + Send + 'static,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
-use proto::{Code, Error, Outcome, Version};
+use proto::{Code, ControllerError, Error, Outcome, Version};
 use serde::Serialize;
 
 /// The content type of every error.
@@ -193,6 +193,38 @@ impl From<Error> for Problem {
             _ => None,
         };
         Self { status, code, detail: error.message, retryable, outcome: error.outcome, current, allow: None }
+    }
+}
+
+impl From<ControllerError> for Problem {
+    /// A refusal changed nothing.
+    fn from(error: ControllerError) -> Self {
+        use ControllerError as Of;
+        let (bad, missing, conflict) = (StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND, StatusCode::CONFLICT);
+        let (status, code) = match error {
+            Of::EpochMismatch { .. } => (conflict, "epoch_mismatch"),
+            Of::Stale { .. } => (conflict, "stale"),
+            Of::Unborn => (StatusCode::SERVICE_UNAVAILABLE, "unborn"),
+            Of::Born => (conflict, "born"),
+            Of::Invalid { .. } => (bad, "invalid"),
+            Of::UnknownNode { .. } => (missing, "unknown_node"),
+            Of::UnknownGroup { .. } => (missing, "unknown_group"),
+            Of::UnknownShard { .. } => (missing, "unknown_shard"),
+            Of::GroupIdUsed { .. } => (conflict, "group_id_used"),
+            Of::GroupLeaving { .. } => (conflict, "group_leaving"),
+            Of::LastGroup { .. } => (conflict, "last_group"),
+            Of::GroupInUse { .. } => (conflict, "group_in_use"),
+            Of::NoPlace { .. } => (conflict, "no_place"),
+            Of::NoQuorum { .. } => (conflict, "no_quorum"),
+            Of::NodeInUse { .. } => (conflict, "node_in_use"),
+            Of::ShardMoving { .. } => (conflict, "shard_moving"),
+            Of::ShardThere { .. } => (conflict, "shard_there"),
+            Of::ShardNotMoving { .. } => (conflict, "shard_not_moving"),
+            Of::EpochAhead { .. } => (missing, "epoch_ahead"),
+            Of::EpochForgotten { .. } => (missing, "epoch_forgotten"),
+        };
+        let passes = matches!(error, Of::Unborn | Of::GroupInUse { .. } | Of::ShardMoving { .. });
+        Self { retryable: passes, ..Self::new(status, code, error.to_string()) }
     }
 }
 

@@ -14,6 +14,17 @@ pub(crate) enum Route {
     List,
     Batch,
     Cluster,
+    Map,
+    Groups,
+    Group,
+    ShardMove,
+    Moves,
+    Move,
+    Node,
+    NodeDrain,
+    NodeUndrain,
+    Rebalance,
+    Plan,
     Status,
     Health,
     Ready,
@@ -23,11 +34,22 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Key,
         Self::List,
         Self::Batch,
         Self::Cluster,
+        Self::Map,
+        Self::Groups,
+        Self::Group,
+        Self::ShardMove,
+        Self::Moves,
+        Self::Move,
+        Self::Node,
+        Self::NodeDrain,
+        Self::NodeUndrain,
+        Self::Rebalance,
+        Self::Plan,
         Self::Status,
         Self::Health,
         Self::Ready,
@@ -43,6 +65,17 @@ impl Route {
             Self::List => "/v1/kv",
             Self::Batch => "/v1/batch",
             Self::Cluster => "/v1/cluster",
+            Self::Map => "/v1/cluster/map",
+            Self::Groups => "/v1/cluster/groups",
+            Self::Group => "/v1/cluster/groups/{id}",
+            Self::ShardMove => "/v1/cluster/shards/{id}/move",
+            Self::Moves => "/v1/cluster/moves",
+            Self::Move => "/v1/cluster/moves/{shard}",
+            Self::Node => "/v1/cluster/nodes/{id}",
+            Self::NodeDrain => "/v1/cluster/nodes/{id}/drain",
+            Self::NodeUndrain => "/v1/cluster/nodes/{id}/undrain",
+            Self::Rebalance => "/v1/cluster/rebalance",
+            Self::Plan => "/v1/cluster/plan",
             Self::Status => "/v1/status",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
@@ -56,9 +89,17 @@ impl Route {
     pub(crate) fn methods(self) -> &'static str {
         match self {
             Self::Key => "GET, HEAD, PUT, POST, DELETE",
-            Self::Batch => "POST",
+            Self::Batch
+            | Self::Groups
+            | Self::ShardMove
+            | Self::NodeDrain
+            | Self::NodeUndrain
+            | Self::Rebalance
+            | Self::Plan => "POST",
+            Self::Group | Self::Move | Self::Node => "DELETE",
+            Self::Moves => "PUT",
             Self::Health | Self::Ready => "GET, HEAD",
-            Self::List | Self::Cluster | Self::Status | Self::Metrics | Self::OpenApi => "GET",
+            Self::List | Self::Cluster | Self::Map | Self::Status | Self::Metrics | Self::OpenApi => "GET",
             Self::Unknown => "",
         }
     }
@@ -66,7 +107,25 @@ impl Route {
     /// Whether requests count against the bound on requests in flight. Those that only look at the node do not: a
     /// full node must still be seen to be full.
     pub(crate) fn is_bounded(self) -> bool {
-        matches!(self, Self::Key | Self::List | Self::Batch)
+        matches!(self, Self::Key | Self::List | Self::Batch) || self.is_admin()
+    }
+
+    /// Whether it is for operators: the controller's map and what changes it.
+    pub(crate) fn is_admin(self) -> bool {
+        matches!(
+            self,
+            Self::Map
+                | Self::Groups
+                | Self::Group
+                | Self::ShardMove
+                | Self::Moves
+                | Self::Move
+                | Self::Node
+                | Self::NodeDrain
+                | Self::NodeUndrain
+                | Self::Rebalance
+                | Self::Plan
+        )
     }
 
     /// Refuses a path that is not served and a method that the path does not have.

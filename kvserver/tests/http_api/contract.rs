@@ -3,11 +3,12 @@
 use crate::Stand;
 use crate::wire::{Answer, Wire};
 use kvserver::{HttpConfig, Node, NodeConfig};
-use proto::{Code, Error, Limits, NodeId};
+use proto::{Code, ControllerError, Epoch, Error, GroupId, Limits, NodeId};
 use raftstore::{
     Address, RaftConfig, SimulatedDisk, SimulatedNetwork, StorageConfig, SystemClock, TransportConfig,
 };
 use serde_json::Value;
+use shardctrler::ExecuteError;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +18,13 @@ type Served = BTreeSet<(String, String, u16)>;
 
 fn route(path: &str) -> String {
     let path = path.split('?').next().unwrap();
+    if let Some((_, described)) = crate::admin::REQUESTS
+        .iter()
+        .map(|(line, _)| (line.split_once(' ').unwrap().1, crate::admin::described(line)))
+        .find(|(known, _)| *known == path)
+    {
+        return described;
+    }
     if path.starts_with("/v1/kv/") { "/v1/kv/{key}".into() } else { path.into() }
 }
 
@@ -129,6 +137,7 @@ async fn every_status_of_every_route() {
         wire.send(format!("{line} HTTP/1.1\r\n{head}\r\n\r\n")).await;
         note(&document, &mut served, line, &wire.answer(false).await);
     }
+    administer(&stand, &document, &mut served).await;
     for path in ["/v1/cluster", "/v1/status", "/healthz", "/readyz", "/metrics", "/openapi.json"] {
         let methods: &[&str] = if path.ends_with('z') { &["GET", "HEAD"] } else { &["GET"] };
         for method in methods {
@@ -145,6 +154,55 @@ async fn every_status_of_every_route() {
     let unseen: Vec<_> = documented.difference(&served).collect();
     assert!(unseen.is_empty(), "documented, never served: {unseen:?}");
     assert_eq!(served, documented);
+}
+
+/// Every operators' path, done, refused in every way, and on a node that is full.
+async fn administer(stand: &Stand, document: &Value, served: &mut Served) {
+    for (line, body) in crate::admin::REQUESTS {
+        let (method, path) = line.split_once(' ').unwrap();
+        for failure in [
+            ExecuteError::Refused(ControllerError::UnknownGroup { group: GroupId(9) }),
+            ExecuteError::Refused(ControllerError::EpochMismatch { current: Epoch(9) }),
+            ExecuteError::Unreached("as asked".into()),
+            ExecuteError::Unknown("as asked".into()),
+        ] {
+            // No question of an epoch depends on another.
+            if method == "GET"
+                && matches!(failure, ExecuteError::Refused(ControllerError::EpochMismatch { .. }))
+            {
+                continue;
+            }
+            stand.fake.fail_controller(failure);
+            let asked = if method == "GET" { format!("{line}?epoch=1") } else { (*line).to_owned() };
+            note(document, served, line, &stand.ask(&asked, &[], body).await);
+        }
+        stand.fake.fail_controller(None);
+        stand.fake.bear();
+        stand.ask("POST /v1/cluster/shards/3/move", &[], br#"{"to":2}"#).await;
+        note(document, served, line, &stand.ask(line, &[], body).await);
+        note(document, served, line, &stand.ask(&format!("{line}?x"), &[], body).await);
+        if !body.is_empty() {
+            note(document, served, line, &stand.ask(line, &[], &[b' '; 5_000]).await);
+            let mut wire = Wire::connect(stand.address).await;
+            wire.send(format!("{method} {path} HTTP/1.1\r\nhost: test\r\ncontent-length: 9\r\n\r\n")).await;
+            note(document, served, line, &wire.answer(false).await);
+        }
+    }
+    stand.fake.hold();
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut wire = Wire::connect(stand.address).await;
+        wire.send(Wire::request("GET /v1/kv/k", &[], b"")).await;
+        held.push(wire);
+    }
+    stand.fake.holds(2).await;
+    for (line, body) in crate::admin::REQUESTS {
+        note(document, served, line, &stand.ask(line, &[], body).await);
+    }
+    stand.fake.release();
+    for mut wire in held {
+        wire.answer(false).await;
+    }
 }
 
 /// The observing paths answer what the node says.

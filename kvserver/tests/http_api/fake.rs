@@ -7,11 +7,16 @@ use kvserver::service::{
     Answer, Answers, Call, ClusterView, MetricKind, MetricsText, NodeStatus, Operation, Record, Reply,
     Service,
 };
-use proto::{Code, Error, Expect, Limits, NodeId, Revision, Version};
+use proto::{
+    Birth, ClusterMap, Code, ControllerChange, ControllerCommand, ControllerReply, Epoch, Error, Expect,
+    Incarnation, Limits, NodeId, NodeSpec, Revision, ShardMap, Version,
+};
+use shardctrler::{Controller, ExecuteError, Plan};
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 #[derive(Clone)]
 pub(crate) struct Entry {
@@ -31,6 +36,9 @@ pub(crate) struct State {
     pub(crate) lag_ms: u64,
     /// Calls are carried out without being recorded.
     pub(crate) forgets: bool,
+    pub(crate) controller: Controller,
+    /// What every question to the controller answers instead of being carried out.
+    pub(crate) controller_failure: Option<ExecuteError>,
     revision: u64,
 }
 
@@ -91,6 +99,42 @@ impl Fake {
 
     pub(crate) fn fail(&self, error: impl Into<Option<Error>>) {
         self.state.lock().unwrap().failure = error.into();
+    }
+
+    /// Has a cluster of three nodes, two groups and sixteen shards begin, with a fourth node that drains.
+    pub(crate) fn bear(&self) {
+        let spec = |node: u64| NodeSpec {
+            peer: format!("n{node}:1"),
+            http: format!("n{node}:2"),
+            zone: String::new(),
+            weight: 1,
+            incarnation: Incarnation(node.into()),
+        };
+        let nodes = (1..=3).map(|node| (NodeId(node), spec(node))).collect();
+        let birth = Birth { shards: 16, groups: 2, replicas: 3, nodes };
+        let join = ControllerChange::NodeJoin { node: NodeId(4), spec: spec(4) };
+        let mut controller = Controller::new();
+        let drain = ControllerChange::NodeDrain { node: NodeId(4) };
+        for change in [ControllerChange::Birth(birth), join, drain] {
+            controller.execute(&ControllerCommand { expect: None, change }).unwrap();
+        }
+        self.state.lock().unwrap().controller = controller;
+    }
+
+    pub(crate) fn fail_controller(&self, error: impl Into<Option<ExecuteError>>) {
+        self.state.lock().unwrap().controller_failure = error.into();
+    }
+
+    /// What `ask` says of the controller, unless it is to fail.
+    async fn controller<T>(
+        &self,
+        ask: impl FnOnce(&mut Controller) -> Result<T, proto::ControllerError>,
+    ) -> Result<T, ExecuteError> {
+        let mut state = self.state.lock().unwrap();
+        match &state.controller_failure {
+            Some(failure) => Err(failure.clone()),
+            None => Ok(ask(&mut state.controller)?),
+        }
     }
 
     pub(crate) fn calls(&self) -> usize {
@@ -226,6 +270,38 @@ impl Service for Fake {
             Ok(Answers { answers, lag_ms: state.lag_ms, node: NodeId(7) })
         }
         .boxed()
+    }
+
+    fn cluster_map(&self) -> Result<ClusterMap, Error> {
+        self.look();
+        let state = self.state.lock().unwrap();
+        state.controller.cluster_map().map_err(|error| Error::new(Code::Unavailable, error.to_string()))
+    }
+
+    fn shard_map(&self, epoch: Epoch, _deadline: Instant) -> BoxFuture<'_, Result<ShardMap, ExecuteError>> {
+        self.controller(move |controller| controller.shard_map(Some(epoch))).boxed()
+    }
+
+    fn change(
+        &self,
+        expect: Option<Epoch>,
+        change: ControllerChange,
+        _deadline: Instant,
+    ) -> BoxFuture<'_, Result<ControllerReply, ExecuteError>> {
+        self.controller(move |controller| controller.execute(&ControllerCommand { expect, change })).boxed()
+    }
+
+    fn plan(
+        &self,
+        expect: Option<Epoch>,
+        change: ControllerChange,
+        _deadline: Instant,
+    ) -> BoxFuture<'_, Result<Plan, ExecuteError>> {
+        let plan = move |controller: &mut Controller| {
+            let moves = controller.plan(&ControllerCommand { expect, change })?;
+            Ok(Plan { epoch: controller.epoch(), moves })
+        };
+        self.controller(plan).boxed()
     }
 
     fn cluster(&self) -> ClusterView {

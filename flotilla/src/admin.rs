@@ -1,0 +1,181 @@
+//! What `flotilla shard`, `group` and `node` share: whom to ask, and what becomes of an answer that did not come.
+//!
+//! A change is sent to one node and never said again: only a node that could not be connected to is passed over for
+//! the next, because nothing can have reached it.
+
+use crate::arguments::{NOBODY_ADVICE, NODES_DEFAULT, nodes_help, parse_time};
+use crate::error::Error;
+use crate::kv::Failure;
+use crate::output::OutputFormat;
+use crate::terminal::say;
+use reqwest::{Method, Url};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::time::Duration;
+
+/// The exit codes of these commands.
+pub(crate) const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  refused or failed, without effect
+  2  the command line is wrong
+  5  the change may or may not have happened: look at `flotilla shard map` before trying again";
+
+/// How much longer than the node is waited for its answer, which knows the outcome.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// No answer is longer.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+
+/// Whom to ask, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AdminArgs {
+    #[arg(long, global = true, value_name = "URL,URL", help = nodes_help())]
+    pub(crate) nodes: Option<String>,
+    /// What results look like
+    #[arg(long, global = true, value_enum, default_value_t)]
+    output: OutputFormat,
+    /// How long one request may take: 500ms, 10s, 1m; at most 1m
+    #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = parse_timeout)]
+    timeout: Duration,
+    /// Refuse the change unless the map is at this epoch, as `shard map` and `shard plan` tell it
+    #[arg(long, global = true, value_name = "EPOCH")]
+    expect: Option<u64>,
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = parse_time(text)?;
+    let fits = !timeout.is_zero() && timeout <= Duration::from_secs(60);
+    if fits { Ok(timeout) } else { Err(format!("must be above 0 and at most 1m: {text}")) }
+}
+
+/// What is asked for.
+pub(crate) struct Asking {
+    method: Method,
+    path: String,
+    body: Option<Value>,
+}
+
+impl Asking {
+    pub(crate) fn get(path: impl Into<String>) -> Self {
+        Self { method: Method::GET, path: path.into(), body: None }
+    }
+
+    pub(crate) fn post(path: impl Into<String>, body: impl Into<Option<Value>>) -> Self {
+        Self { method: Method::POST, path: path.into(), body: body.into() }
+    }
+
+    pub(crate) fn delete(path: impl Into<String>) -> Self {
+        Self { method: Method::DELETE, path: path.into(), body: None }
+    }
+}
+
+/// Asks the first node that can be reached, and says what it answered: `text` of it, or its JSON.
+pub(crate) async fn ask<T: DeserializeOwned>(
+    args: &AdminArgs,
+    asking: Asking,
+    text: impl FnOnce(&T) -> String,
+) -> Result<(), Failure> {
+    let answer = send(args, &asking).await?;
+    let text = match args.output {
+        OutputFormat::Json => answer + "\n",
+        OutputFormat::Text => {
+            let told = serde_json::from_str(&answer)
+                .map_err(|error| unknown(&asking, format!("answer makes no sense: {error}")))?;
+            text(&told)
+        }
+    };
+    Ok(say(&text)?)
+}
+
+async fn send(args: &AdminArgs, asking: &Asking) -> Result<String, Failure> {
+    let http = reqwest::Client::builder()
+        .timeout(args.timeout + GRACE)
+        .connect_timeout(args.timeout)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot make HTTP requests: {error}")))?;
+    let mut unreached = Vec::new();
+    for node in nodes(args.nodes.as_deref().unwrap_or(NODES_DEFAULT))? {
+        let url = format!("{node}{}?timeout={}", asking.path, args.timeout.as_millis());
+        let mut request = http.request(asking.method.clone(), url);
+        if let Some(epoch) = args.expect {
+            request = request.header("if-match", format!("\"{epoch}\""));
+        }
+        if let Some(body) = &asking.body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        match request.send().await {
+            Ok(response) => return answer(asking, response).await,
+            Err(error) if error.is_connect() => unreached.push(format!("{node}: {error}")),
+            Err(error) => return Err(unknown(asking, error.to_string())),
+        }
+    }
+    Err(Failure::Failed(format!("no node answered: {}; {NOBODY_ADVICE}", unreached.join("; "))))
+}
+
+async fn answer(asking: &Asking, response: reqwest::Response) -> Result<String, Failure> {
+    let status = response.status();
+    if response.content_length().is_none_or(|length| length > ANSWER_BYTES_MAX) {
+        return Err(unknown(asking, format!("answered {status} with too long a body")));
+    }
+    let body = response.text().await.map_err(|error| unknown(asking, error.to_string()))?;
+    if status.is_success() {
+        return Ok(body);
+    }
+    let problem: Value = serde_json::from_str(&body).unwrap_or_default();
+    let detail = problem["detail"].as_str().unwrap_or(&body);
+    match problem["outcome"].as_str() {
+        Some("none") => Err(Failure::Failed(detail.to_owned())),
+        _ => Err(unknown(asking, format!("answered {status}: {detail}"))),
+    }
+}
+
+/// What was only asked has no outcome to be unknown.
+fn unknown(asking: &Asking, why: String) -> Failure {
+    let changes = asking.method != Method::GET && !asking.path.ends_with("/plan");
+    match changes {
+        true => Failure::Unknown(format!("the change may or may not have happened: {why}")),
+        false => Failure::Failed(why),
+    }
+}
+
+/// The nodes in `list`, each as `http://host:port`.
+fn nodes(list: &str) -> Result<Vec<String>, Error> {
+    let wrong =
+        |part: &str| Error::Usage(format!("--nodes takes host:port, separated by commas, not \"{part}\""));
+    let mut nodes = Vec::new();
+    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let bare = part.strip_prefix("http://").unwrap_or(part).trim_end_matches('/');
+        let is_bare = !bare.contains(['/', '?', '#', '@']) && bare.contains(':');
+        let is_url = Url::parse(&format!("http://{bare}")).is_ok_and(|url| url.has_host());
+        if !is_bare || !is_url {
+            return Err(wrong(part));
+        }
+        nodes.push(format!("http://{bare}"));
+    }
+    if nodes.is_empty() { Err(Error::Usage("--nodes names no node".into())) } else { Ok(nodes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nodes are given as addresses or plain URLs; anything else is refused.
+    #[test]
+    fn node_lists() {
+        assert_eq!(nodes("http://a:1/, b:2,").unwrap(), ["http://a:1", "http://b:2"]);
+        for bad in ["", ",", "a", "a:b", ":1", "https://a:1", "a:1/path", "u@a:1"] {
+            assert!(nodes(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// Only a change can be of unknown outcome.
+    #[test]
+    fn outcomes() {
+        let of = |asking: Asking| matches!(unknown(&asking, "lost".into()), Failure::Unknown(_));
+        assert!(of(Asking::delete("/v1/cluster/groups/1")));
+        assert!(!of(Asking::get("/v1/cluster/map")));
+        assert!(!of(Asking::post("/v1/cluster/plan", None)));
+    }
+}
