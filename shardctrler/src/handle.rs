@@ -67,7 +67,7 @@ pub struct Shape {
     pub replicas: u32,
 }
 
-/// See the [module](self).
+/// A node's handle on the controller: the map as it follows it, and the way for commands to whoever leads group 0.
 pub struct ControllerHandle {
     host: Arc<Host>,
     /// This node's replica of group 0, where it has one.

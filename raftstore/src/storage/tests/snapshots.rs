@@ -1,7 +1,7 @@
 //! Snapshots: written, installed, read, superseded.
 
 use super::*;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{PIECE_BYTES_MAX, Snapshot};
 use crate::types::SnapshotMeta;
 use std::time::Duration;
 
@@ -127,8 +127,8 @@ fn a_large_piece_is_refused() {
     simulated(|disk| async move {
         let storage = open(&disk, tiny()).await.unwrap();
         let mut writer = storage.snapshots(G1).create().await.unwrap();
-        let error = writer.append(vec![0; (4 << 20) + 1]).await.unwrap_err().to_string();
-        assert!(error.contains("4194305"), "{error}");
+        let error = writer.append(vec![0; PIECE_BYTES_MAX + 1]).await.unwrap_err().to_string();
+        assert!(error.contains(&(PIECE_BYTES_MAX + 1).to_string()), "{error}");
     });
 }
 
