@@ -45,11 +45,17 @@ impl Stewardship {
         let map = self.controller.map();
         let mut under_way: BTreeSet<GroupId> = BTreeSet::new();
         let mut led_since: BTreeMap<GroupId, (u64, Instant)> = BTreeMap::new();
-        let mut tasks: JoinSet<GroupId> = JoinSet::new();
+        // The map's leaders are hints that do not raise its epoch: who waits for them to come back would report for
+        // ever.
+        let mut heard: BTreeMap<GroupId, MembersReport> = BTreeMap::new();
+        let mut tasks: JoinSet<(GroupId, Option<MembersReport>)> = JoinSet::new();
         loop {
             while let Some(ended) = tasks.try_join_next() {
                 match ended {
-                    Ok(group) => under_way.remove(&group),
+                    Ok((group, report)) => {
+                        heard.extend(report.map(|report| (group, report)));
+                        under_way.remove(&group)
+                    }
                     // Nobody knows which group it was; all may be looked at again once the others have ended.
                     Err(error) => {
                         tracing::error!(%error, "a step of a membership change was lost");
@@ -63,6 +69,7 @@ impl Stewardship {
                     let group = replica.group.id();
                     if !replica.group.leads() {
                         led_since.remove(&group);
+                        heard.remove(&group);
                         continue;
                     }
                     let status = replica.group.status();
@@ -78,13 +85,10 @@ impl Stewardship {
                     if under_way.contains(&group) || !status.settled || status.joint {
                         continue;
                     }
-                    if let Some(duty) = duty(&map, view, &status, rested) {
+                    if let Some(duty) = duty(&map, view, &status, heard.get(&group), rested) {
                         under_way.insert(group);
                         let controller = self.controller.clone();
-                        tasks.spawn(async move {
-                            carry_out(&controller, &replica, duty).await;
-                            group
-                        });
+                        tasks.spawn(async move { (group, carry_out(&controller, &replica, duty).await) });
                     }
                 }
             }
@@ -109,13 +113,23 @@ enum Step {
     Remove(NodeId),
 }
 
-/// What is to be done next for a group that this node leads, if anything.
-fn duty(map: &ClusterMap, view: &GroupView, status: &GroupStatus, rested: bool) -> Option<Duty> {
+/// What is to be done next for a group that this node leads, if anything; `heard` is what the controller last heard of
+/// it from here.
+fn duty(
+    map: &ClusterMap,
+    view: &GroupView,
+    status: &GroupStatus,
+    heard: Option<&MembersReport>,
+    rested: bool,
+) -> Option<Duty> {
     let of = |nodes: &[NodeId]| -> BTreeMap<NodeId, Incarnation> {
         nodes.iter().map(|node| (*node, status.incarnations.get(node).copied().unwrap_or_default())).collect()
     };
     let (voters, learners) = (of(&status.voters), of(&status.learners));
-    if view.voters != voters || view.learners != learners || view.leader != Some(status.node) {
+    let is_heard = heard.is_some_and(|heard| {
+        heard.term == status.term && heard.voters == voters && heard.learners == learners
+    });
+    if !is_heard {
         return Some(Duty::Report(MembersReport {
             group: status.group,
             term: status.term,
@@ -160,16 +174,17 @@ fn duty(map: &ClusterMap, view: &GroupView, status: &GroupStatus, rested: bool) 
     ready.then_some(Duty::HandOver(preferred))
 }
 
-async fn carry_out(controller: &ControllerHandle, replica: &Replica, duty: Duty) {
+/// Does it; the report that the controller has heard, where it was one.
+async fn carry_out(controller: &ControllerHandle, replica: &Replica, duty: Duty) -> Option<MembersReport> {
     let group = &replica.group;
     let taken = match &duty {
         Duty::Report(report) => {
             let change = ControllerChange::MembersReport(report.clone());
             let told = controller.execute(None::<Epoch>, change, REPORT_TIME).await;
-            if let Err(error) = told {
+            if let Err(error) = &told {
                 tracing::debug!(group = %group.id(), %error, "members were not reported");
             }
-            return;
+            return told.is_ok().then(|| report.clone());
         }
         Duty::Step(Step::AddLearner(node, member)) => group.add_learner(*node, member, STEP_TIME).await,
         Duty::Step(Step::ChangeVoters(voters)) => group.change_voters(voters, STEP_TIME).await,
@@ -188,4 +203,5 @@ async fn carry_out(controller: &ControllerHandle, replica: &Replica, duty: Duty)
         }
         Err(error) => tracing::info!(group = %group.id(), ?duty, %error, "members did not change"),
     }
+    None
 }
