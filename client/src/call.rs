@@ -11,7 +11,7 @@
 
 use crate::directory::{Aim, Directory, Tried};
 use crate::fault::Fault;
-use crate::lane::{Attempt, Lane, Shared};
+use crate::lane::{Attempt, Carried, Lane, Shared};
 use crate::operation::{Answered, Kind, Operation};
 use crate::session::{SessionTable, Ticket};
 use crate::{Error, Reply};
@@ -171,9 +171,11 @@ impl<'c> Call<'c> {
             let aim = self.aim();
             let lane = self.core.directory.pick(aim, &self.tried, self.spin);
             let fault = match self.attempt(&lane, ticket).await {
-                Ok(answered) => {
+                Ok(Carried { answered, forwarded }) => {
                     ticket.inspect(|ticket| ticket.confirm());
-                    if self.attempts > 1 {
+                    if forwarded {
+                        self.core.directory.learn_detour(aim, &lane);
+                    } else if self.attempts > 1 {
                         self.core.directory.learn_success(aim, &lane);
                     }
                     return Turn::Ended(Ok(answered));
@@ -200,9 +202,15 @@ impl<'c> Call<'c> {
                     answer_of(fault)
                 }));
             }
-            // A leader that is merely busy stays the right one to ask: the others would only ask it too.
+            // A leader that is merely busy stays the right one to ask, as others would only ask it too, and
+            // any node follows a shard between two groups.
             let directory = &self.core.directory;
-            if fault.code != Code::Overloaded || !directory.leads(aim, &lane) {
+            let others_may_help = match fault.code {
+                Code::Overloaded => !directory.leads(aim, &lane),
+                Code::WrongGroup { .. } => false,
+                _ => true,
+            };
+            if others_may_help {
                 self.tried.add(&lane);
             }
             let named = directory.learn(aim, &lane, &fault);
@@ -227,7 +235,7 @@ impl<'c> Call<'c> {
         if leader { Aim::Leader(group) } else { Aim::Replica(group) }
     }
 
-    async fn attempt(&mut self, lane: &Arc<Lane>, ticket: Option<&Ticket>) -> Result<Answered, Fault> {
+    async fn attempt(&mut self, lane: &Arc<Lane>, ticket: Option<&Ticket>) -> Result<Carried, Fault> {
         self.attempts += 1;
         let consistency = (!self.is_write()).then_some(self.consistency);
         let stamp = ticket.map(Ticket::stamp);

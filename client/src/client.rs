@@ -13,6 +13,7 @@ use crate::transport::Transport;
 use crate::{Config, DEADLINE_MAX, Error};
 use futures_util::future::join_all;
 use proto::{Consistency, Expect, Version};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -80,7 +81,13 @@ impl Builder {
         };
         let (consistency, deadline) = (config.consistency, config.deadline);
         let random = Random::new(config.seed);
-        let shared = Arc::new(Shared { config, limits: Mutex::default(), transport, random });
+        let shared = Arc::new(Shared {
+            config,
+            limits: Mutex::default(),
+            epoch: AtomicU64::default(),
+            transport,
+            random,
+        });
         let directory = Directory::connect(shared.clone()).await?;
         Ok(Client { core: Arc::new(Core::new(shared, directory)), consistency, deadline })
     }

@@ -14,6 +14,8 @@ const MEMBERS_MAX: usize = 1 << 14;
 pub struct Cluster {
     /// The cluster's name.
     pub name: String,
+    /// The version of the map that the node told; 0 where it told none. Of two maps the later one is right.
+    pub epoch: u64,
     /// The number of shards, fixed when the cluster was born.
     pub shards: u32,
     /// What it accepts, by the word of the node that described it. Larger keys, values and batches are not sent.
@@ -51,6 +53,8 @@ pub struct Group {
 #[derive(Deserialize)]
 struct WireCluster {
     cluster: String,
+    #[serde(default)]
+    epoch: u64,
     shards: u32,
     /// A node that does not say has the defaults.
     #[serde(default)]
@@ -109,7 +113,8 @@ impl Cluster {
         let shard_groups = spread(wire.shards, &wire.shard_groups)?;
         let WireLimits { key_bytes_max, value_bytes_max, batch_bytes_max } = wire.limits;
         let limits = Limits { key_bytes_max, value_bytes_max, batch_bytes_max };
-        Ok(Self { name: wire.cluster, shards: wire.shards, limits, nodes, groups, shard_groups })
+        let WireCluster { cluster: name, epoch, shards, .. } = wire;
+        Ok(Self { name, epoch, shards, limits, nodes, groups, shard_groups })
     }
 
     /// The shard that `key` belongs to.
@@ -178,7 +183,7 @@ pub(crate) fn address(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    const GOOD: &str = r#"{"cluster":"c","shards":4,"nodes":[{"id":2,"http":"h2:7102"},{"id":1,"http":"h1:7101"}],
+    const GOOD: &str = r#"{"cluster":"c","epoch":9,"shards":4,"nodes":[{"id":2,"http":"h2:7102"},{"id":1,"http":"h1:7101"}],
         "groups":[{"id":1,"leader":null,"term":3,"replicas":[1,2]},{"id":2,"leader":2,"term":1,"replicas":[2]}],
         "shard_groups":[[2,3,2],[0,1,1]]}"#;
 
@@ -190,6 +195,9 @@ mod tests {
         assert_eq!(cluster.shard_groups, [1, 1, 2, 2].map(GroupId));
         assert_eq!(cluster.group(GroupId(2)).and_then(|group| group.leader), Some(NodeId(2)));
         assert_eq!(cluster.group(GroupId(9)), None);
+        assert_eq!(cluster.epoch, 9);
+        let untold = GOOD.replace("\"epoch\":9,", "");
+        assert_eq!(Cluster::parse(untold.as_bytes()).expect("a good description").epoch, 0);
     }
 
     /// Limits are those that the node says, each the default where it does not.

@@ -1,17 +1,19 @@
 //! Whom to ask: the client's view of the cluster, the leaders it has heard of, and the lanes to all nodes.
 //!
 //! The view is a guess that may be old: nodes forward what they are not the right ones for, and a wrong guess
-//! costs a hop or an attempt, never correctness. It is fetched again beside a call when it is old or was found
-//! wrong, by one task at a time.
+//! costs a hop or an attempt, never correctness. It is fetched again beside a call when it is old, when a
+//! node knows a later map, or when it was found wrong, by one task at a time: seldom where that brings
+//! nothing new, and not by all clients of a cluster at once.
 
 use crate::Error;
-use crate::cluster::{Cluster, address};
+use crate::cluster::{Cluster, Group, address};
 use crate::fault::Fault;
 use crate::lane::{Lane, Shared};
 use crate::sync::lock;
 use proto::{Code, GroupId, NodeId};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering as Atomic;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
@@ -20,8 +22,17 @@ use tokio::time::Instant;
 
 const CLUSTER_PATH: &str = "/v1/cluster";
 
-/// Views are not fetched more often than this beside calls.
+/// Views are not fetched more often than this beside calls. Twice as long after each view that brought
+/// nothing new, up to the age at which a view is fetched in any case.
 const REFRESH_PAUSE: Duration = Duration::from_millis(200);
+
+/// A view that only cost a hop may be fetched up to so much later: a move of a shard is found out by all
+/// clients at once.
+const REFRESH_SPREAD: Duration = Duration::from_millis(100);
+
+/// A view that is older than the map some node knows is fetched again once it is of this age: what changed
+/// may be nothing that this client's calls meet, and maps change often while shards are balanced.
+const LATER_MAP_AGE: Duration = Duration::from_secs(1);
 
 /// What kind of node a call wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +84,22 @@ struct View {
     /// When fetching the view last ended, with or without success; paces those who wait for it.
     tried_at: Instant,
     fetched_at: Instant,
-    /// It led a call astray since it was fetched.
-    doubted: bool,
+    /// Whether it led a call astray since it was fetched.
+    doubt: Doubt,
+    /// The pause before it is fetched again, in multiples of [`REFRESH_PAUSE`]: 1 after one that brought
+    /// something new, twice as much after each that brought nothing.
+    pauses: u32,
+}
+
+/// How wrong a view was found to be.
+#[derive(Clone, Debug, Default)]
+enum Doubt {
+    #[default]
+    None,
+    /// A call went to a node that sent it on to another; it knows the way better.
+    Detour(Arc<Lane>),
+    /// A call failed to find its node.
+    Astray,
 }
 
 #[derive(Debug)]
@@ -131,9 +156,11 @@ impl Directory {
             asked_at: now,
             tried_at: now,
             fetched_at: now,
-            doubted: false,
+            doubt: Doubt::None,
+            pauses: 1,
         };
         view.adopt(view.cluster.clone(), &seeds, &shared);
+        view.pauses = 1;
         Self { shared, seeds, view: Mutex::new(view), fetching: Arc::default() }
     }
 
@@ -146,10 +173,14 @@ impl Directory {
     pub(crate) fn pick(self: &Arc<Self>, aim: Aim, tried: &Tried, spin: usize) -> Arc<Lane> {
         let mut view = lock(&self.view);
         let lane = view.pick(aim, tried, spin);
-        if view.wants_refresh(aim, self.shared.config.map_age_max) {
+        if view.wants_refresh(aim, &self.shared) {
             view.asked_at = Instant::now();
+            let detour = match &view.doubt {
+                Doubt::Detour(lane) => Some(lane.clone()),
+                Doubt::None | Doubt::Astray => None,
+            };
             drop(view);
-            self.refresh_beside();
+            self.refresh_beside(detour);
         }
         lane
     }
@@ -164,15 +195,18 @@ impl Directory {
     pub(crate) fn learn(&self, aim: Aim, lane: &Arc<Lane>, fault: &Fault) -> bool {
         let mut view = lock(&self.view);
         if let Code::NotLeader { group, leader: Some(leader) } = fault.code {
-            view.doubted = true;
+            view.doubt = Doubt::Astray;
             return view.believe(group, leader, lane);
+        }
+        if let Code::WrongGroup { .. } = fault.code {
+            view.doubt = Doubt::Astray;
         }
         let cannot_lead = matches!(
             fault.code,
             Code::NotLeader { .. } | Code::NoLeader | Code::Timeout | Code::Unavailable | Code::Internal
         );
         if let (true, Aim::Leader(group)) = (cannot_lead, aim) {
-            view.doubted = true;
+            view.doubt = Doubt::Astray;
             view.depose(group, lane);
         }
         false
@@ -190,6 +224,17 @@ impl Directory {
         }
     }
 
+    /// Learns from an attempt that was answered by a detour: where its node was thought to lead, the view is
+    /// wrong.
+    pub(crate) fn learn_detour(&self, aim: Aim, lane: &Arc<Lane>) {
+        let Aim::Leader(group) = aim else { return };
+        let mut view = lock(&self.view);
+        let thought_so = view.leader_lane(group).is_some_and(|leader| Arc::ptr_eq(leader, lane));
+        if thought_so && matches!(view.doubt, Doubt::None) {
+            view.doubt = Doubt::Detour(lane.clone());
+        }
+    }
+
     /// Whether `lane` goes to the node that is known to lead.
     pub(crate) fn leads(&self, aim: Aim, lane: &Arc<Lane>) -> bool {
         let Aim::Leader(group) = aim else { return false };
@@ -199,7 +244,7 @@ impl Directory {
     /// Fetches the view once, from the first node that gives one.
     pub(crate) async fn refresh(&self) -> Result<Arc<Cluster>, Error> {
         let guard = self.fetching.lock().await;
-        let result = self.fetch_from_any().await;
+        let result = self.fetch_from_any(None).await;
         drop(guard);
         result
     }
@@ -209,69 +254,86 @@ impl Directory {
     pub(crate) async fn freshen(self: &Arc<Self>) {
         let guard = self.fetching.clone().lock_owned().await;
         let is_due = lock(&self.view).tried_at.elapsed() >= REFRESH_PAUSE;
-        if is_due && let Err(error) = self.fetch_beside(guard).await {
+        if is_due && let Err(error) = self.fetch_beside(guard, None).await {
             tracing::debug!(%error, "fetching the cluster view was cut short");
         }
     }
 
-    /// Starts fetching the view unless that is under way.
-    fn refresh_beside(self: &Arc<Self>) {
+    /// Starts fetching the view unless that is under way: a little later, and from the node that knew better
+    /// first, where a detour is all that the view costs.
+    fn refresh_beside(self: &Arc<Self>, detour: Option<Arc<Lane>>) {
         if let Ok(guard) = self.fetching.clone().try_lock_owned() {
-            drop(self.fetch_beside(guard));
+            drop(self.fetch_beside(guard, detour));
         }
     }
 
     /// Fetches the view in a task of its own, which holds `guard` until then.
-    fn fetch_beside(self: &Arc<Self>, guard: OwnedMutexGuard<()>) -> JoinHandle<()> {
+    fn fetch_beside(
+        self: &Arc<Self>,
+        guard: OwnedMutexGuard<()>,
+        detour: Option<Arc<Lane>>,
+    ) -> JoinHandle<()> {
         let directory = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = directory.fetch_from_any().await {
+            if detour.is_some() {
+                tokio::time::sleep(directory.shared.random.part(REFRESH_SPREAD)).await;
+            }
+            if let Err(error) = directory.fetch_from_any(detour).await {
                 tracing::debug!(%error, "cluster view was not fetched");
             }
             drop(guard);
         })
     }
 
-    async fn fetch_from_any(&self) -> Result<Arc<Cluster>, Error> {
-        let result = self.try_all().await;
+    async fn fetch_from_any(&self, first: Option<Arc<Lane>>) -> Result<Arc<Cluster>, Error> {
+        let result = self.try_all(first).await;
         lock(&self.view).tried_at = Instant::now();
         result
     }
 
-    async fn try_all(&self) -> Result<Arc<Cluster>, Error> {
+    /// Asks node after node, up to one whose map is no older than the one that is known. Where all who answer
+    /// know only older ones, the cluster was set back, and the latest of those is taken.
+    async fn try_all(&self, mut first: Option<Arc<Lane>>) -> Result<Arc<Cluster>, Error> {
         let spin = self.shared.random.spin();
         let (mut tried, mut attempts, mut last) = (Tried::default(), 0, String::new());
+        let mut older: Option<Cluster> = None;
         while self.has_untried(&tried) {
-            let lane = lock(&self.view).pick(Aim::Any, &tried, spin);
+            let lane = first.take().unwrap_or_else(|| lock(&self.view).pick(Aim::Any, &tried, spin));
             tried.add(&lane);
             attempts += 1;
-            let adopted = match fetch(&lane, &self.shared).await {
-                Ok(cluster) => self.adopt(Arc::new(cluster)),
-                Err(error) => Err(error),
-            };
-            match adopted {
-                Ok(cluster) => return Ok(cluster),
+            match fetch(&lane, &self.shared).await.and_then(|cluster| self.of_ours(cluster)) {
+                Ok(cluster) if cluster.epoch >= self.cluster().epoch => return Ok(self.adopt(cluster)),
+                Ok(cluster) if older.as_ref().is_some_and(|older| older.epoch >= cluster.epoch) => {}
+                Ok(cluster) => older = Some(cluster),
                 Err(error) => last = format!("{}: {error}", lane.address()),
             }
         }
-        Err(Error::Unavailable { attempts, last })
+        older.map(|cluster| self.adopt(cluster)).ok_or(Error::Unavailable { attempts, last })
     }
 
-    /// Takes a fetched view over, unless it is of another cluster.
-    fn adopt(&self, cluster: Arc<Cluster>) -> Result<Arc<Cluster>, String> {
-        let mut view = lock(&self.view);
-        if (&cluster.name, cluster.shards) != (&view.cluster.name, view.cluster.shards) {
-            tracing::warn!(ours = %view.cluster.name, theirs = %cluster.name, "node belongs to another cluster");
+    /// A fetched view, unless it is of another cluster.
+    fn of_ours(&self, cluster: Cluster) -> Result<Cluster, String> {
+        let ours = self.cluster();
+        if (&cluster.name, cluster.shards) != (&ours.name, ours.shards) {
+            tracing::warn!(ours = %ours.name, theirs = %cluster.name, "node belongs to another cluster");
             return Err(format!("node belongs to another cluster: {} of {}", cluster.name, cluster.shards));
         }
-        view.adopt(cluster.clone(), &self.seeds, &self.shared);
         Ok(cluster)
+    }
+
+    /// Takes a fetched view over.
+    fn adopt(&self, cluster: Cluster) -> Arc<Cluster> {
+        let cluster = Arc::new(cluster);
+        lock(&self.view).adopt(cluster.clone(), &self.seeds, &self.shared);
+        cluster
     }
 }
 
 impl View {
     /// Makes `cluster` the view; lanes to nodes that stay are kept, with what waits on them.
     fn adopt(&mut self, cluster: Arc<Cluster>, seeds: &[Arc<Lane>], shared: &Arc<Shared>) {
+        let brings_news = self.brings_news(&cluster);
+        self.pauses = if brings_news { 1 } else { self.pauses.saturating_mul(2) };
         let old = std::mem::take(&mut self.peers);
         let lane_to = |address: &str| {
             let mut known = old.iter().map(|peer| &peer.lane).chain(seeds);
@@ -297,7 +359,16 @@ impl View {
         *lock(&shared.limits) = cluster.limits;
         self.cluster = cluster;
         self.fetched_at = Instant::now();
-        self.doubted = false;
+        self.doubt = Doubt::None;
+    }
+
+    /// Whether `cluster` tells of another map, or of leaders that were not known.
+    fn brings_news(&self, cluster: &Cluster) -> bool {
+        let is_new = |group: &Group| {
+            let known = self.leaders.get(&group.id).copied().unwrap_or_default();
+            group.term >= known.term && group.leader.is_some() && group.leader != known.node
+        };
+        cluster.epoch != self.cluster.epoch || cluster.groups.iter().any(is_new)
     }
 
     /// Takes a hint that `leader` leads `group`, unless it names a stranger or the very node that declined.
@@ -351,10 +422,15 @@ impl View {
         best.map(|(_, peer)| peer.lane.clone()).expect("a cluster has at least one node: checked when parsed")
     }
 
-    fn wants_refresh(&self, aim: Aim, age_max: Duration) -> bool {
+    fn wants_refresh(&self, aim: Aim, shared: &Shared) -> bool {
+        let (age, age_max) = (self.fetched_at.elapsed(), shared.config.map_age_max);
         let leaderless = matches!(aim, Aim::Leader(group) if self.leader_lane(group).is_none());
-        let wanted = leaderless || self.doubted || self.fetched_at.elapsed() >= age_max;
-        wanted && self.asked_at.elapsed() >= REFRESH_PAUSE
+        if leaderless || matches!(self.doubt, Doubt::Astray) || age >= age_max {
+            return self.asked_at.elapsed() >= REFRESH_PAUSE;
+        }
+        let is_past = self.cluster.epoch < shared.epoch.load(Atomic::Relaxed);
+        let wanted = matches!(self.doubt, Doubt::Detour(_)) || (is_past && age >= LATER_MAP_AGE);
+        wanted && self.asked_at.elapsed() >= REFRESH_PAUSE.saturating_mul(self.pauses).min(age_max)
     }
 }
 

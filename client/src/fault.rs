@@ -171,6 +171,7 @@ mod tests {
             status,
             retry_after: Some(Duration::from_secs(3600)),
             body: Bytes::from(body),
+            ..Response::default()
         })
     }
 

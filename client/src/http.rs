@@ -1,12 +1,16 @@
 //! The transport of the world: HTTP/1.1 through reqwest, with pooled connections. It follows no redirects and
 //! uses no proxies, retries nothing that may have been sent, and never reads more than a codec would accept.
 
-use crate::transport::{BATCH_CONTENT_TYPE, REQUEST_ID_HEADER, Request, Response, Transport, TransportError};
+use crate::transport::{
+    BATCH_CONTENT_TYPE, EPOCH_HEADER, FORWARDED_HEADER, REQUEST_ID_HEADER, Request, Response, Transport,
+    TransportError,
+};
 use crate::{Config, Error};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use std::error::Error as _;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// No answer may be longer: what [`proto::decode`] would refuse need not be read.
@@ -45,12 +49,10 @@ impl Http {
             .await
             .map_err(failure)?;
         let status = response.status().as_u16();
-        let retry_after = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.parse().ok())
-            .map(Duration::from_secs);
-        Ok(Response { status, retry_after, body: read_body(response).await? })
+        let retry_after = number(&response, RETRY_AFTER.as_str()).map(Duration::from_secs);
+        let epoch = number(&response, EPOCH_HEADER);
+        let forwarded = number(&response, FORWARDED_HEADER).unwrap_or(0);
+        Ok(Response { status, retry_after, epoch, forwarded, body: read_body(response).await? })
     }
 }
 
@@ -58,6 +60,11 @@ impl Transport for Http {
     fn send<'a>(&'a self, request: Request<'a>) -> BoxFuture<'a, Result<Response, TransportError>> {
         Box::pin(self.exchange(request))
     }
+}
+
+/// A header's number, where it holds one.
+fn number<T: FromStr>(response: &reqwest::Response, header: &str) -> Option<T> {
+    response.headers().get(header).and_then(|value| value.to_str().ok()?.parse().ok())
 }
 
 async fn read_body(mut response: reqwest::Response) -> Result<Bytes, TransportError> {

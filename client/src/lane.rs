@@ -17,7 +17,7 @@ use crate::{Config, Error};
 use bytes::Bytes;
 use proto::{Answer, BatchReply, BatchRequest, Code, Consistency, Item, Limits, Stamp};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     /// What the cluster was last heard to accept.
     pub(crate) limits: Mutex<Limits>,
+    /// The latest version of the map that a node was heard to know.
+    pub(crate) epoch: AtomicU64,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) random: Random,
 }
@@ -84,7 +86,16 @@ impl Attempt {
     }
 }
 
-type Verdict = Result<Answered, Fault>;
+/// What became of an attempt.
+type Verdict = Result<Carried, Fault>;
+
+/// An answer, and by what way.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    pub(crate) answered: Answered,
+    /// The node sent something of the batch on to another.
+    pub(crate) forwarded: bool,
+}
 
 #[derive(Debug)]
 struct Waiting {
@@ -177,9 +188,14 @@ impl Lane {
             Ok(result) => result,
             Err(_) => Err(TransportError::NoAnswer(format!("timed out after {timeout:?}"))),
         };
-        if let Err(error) = &result {
-            tracing::debug!(address = %self.address, %error, "node did not answer");
-            self.note(matches!(error, TransportError::TooLarge { .. }));
+        match &result {
+            Ok(response) => {
+                self.shared.epoch.fetch_max(response.epoch.unwrap_or(0), Ordering::Relaxed);
+            }
+            Err(error) => {
+                tracing::debug!(address = %self.address, %error, "node did not answer");
+                self.note(matches!(error, TransportError::TooLarge { .. }));
+            }
         }
         result
     }
@@ -223,7 +239,7 @@ impl Lane {
         let timeout = self.time_for(&batch);
         let body = encode(&batch, request_id, timeout);
         match self.exchange(BATCH_PATH, Some(body), request_id, timeout + ANSWER_GRACE).await {
-            Ok(response) if response.status == 200 => self.answer(batch, &response.body, request_id),
+            Ok(response) if response.status == 200 => self.answer(batch, &response, request_id),
             Ok(response) => {
                 let fault = Fault::of_refusal(&response);
                 self.note(fault.code != Code::Timeout);
@@ -240,8 +256,9 @@ impl Lane {
         left.unwrap_or_default().clamp(Duration::from_millis(1), self.shared.config.attempt_timeout)
     }
 
-    fn answer(&self, batch: Vec<Waiting>, body: &[u8], request_id: u128) {
-        let answers = match proto::decode::<BatchReply<'_>>(body) {
+    fn answer(&self, batch: Vec<Waiting>, response: &Response, request_id: u128) {
+        let forwarded = response.forwarded > 0;
+        let answers = match proto::decode::<BatchReply<'_>>(&response.body) {
             Ok(reply) if reply.answers.len() == batch.len() => reply.answers,
             Ok(reply) => {
                 let message =
@@ -258,6 +275,7 @@ impl Lane {
         for (waiting, answer) in batch.into_iter().zip(answers) {
             let verdict = match answer {
                 Ok(reply) => Answered::of(&waiting.attempt.operation, reply)
+                    .map(|answered| Carried { answered, forwarded })
                     .ok_or_else(|| Fault::no_answer("answer is of another kind than its operation")),
                 Err(error) => Err(Fault::of_answer(error)),
             };

@@ -101,4 +101,7 @@ pub use operation::{Deleted, Operation, Record, Reply, Value, Written};
 pub use proto::{Code, Consistency, Expect, GroupId, Limits, NodeId, Outcome, Revision, ShardId, Version};
 pub use scan::{PAGE_BYTES, PAGE_RECORDS, Page, Range, Scan};
 pub use session::{IDLE_MAX, WINDOW};
-pub use transport::{BATCH_CONTENT_TYPE, REQUEST_ID_HEADER, Request, Response, Transport, TransportError};
+pub use transport::{
+    BATCH_CONTENT_TYPE, EPOCH_HEADER, FORWARDED_HEADER, REQUEST_ID_HEADER, Request, Response, Transport,
+    TransportError,
+};

@@ -32,6 +32,11 @@ impl Random {
         usize::from(lock(&self.0).random::<u16>())
     }
 
+    /// A random part of `whole`.
+    pub(crate) fn part(&self, whole: Duration) -> Duration {
+        whole.mul_f64(lock(&self.0).random_range(0.0..=1.0))
+    }
+
     /// The wait before attempt number `attempt` (from 1): doubles from `min` to `max`, then a random half off,
     /// so that callers that failed together do not return together.
     pub(crate) fn backoff(&self, attempt: u32, min: Duration, max: Duration) -> Duration {

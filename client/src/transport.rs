@@ -27,13 +27,24 @@ pub struct Request<'a> {
     pub timeout: Duration,
 }
 
+/// The header by which a node tells the version of the map that it knows.
+pub const EPOCH_HEADER: &str = "flotilla-epoch";
+
+/// The header by which a node tells how many of a batch's operations it sent on to the nodes that lead their
+/// groups.
+pub const FORWARDED_HEADER: &str = "flotilla-forwarded";
+
 /// What a node sent back, whatever its status.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Response {
     /// The HTTP status.
     pub status: u16,
     /// The header `Retry-After`, where it was given in seconds.
     pub retry_after: Option<Duration>,
+    /// What stands in [`EPOCH_HEADER`], where it was given.
+    pub epoch: Option<u64>,
+    /// What stands in [`FORWARDED_HEADER`]; 0 where it was not given.
+    pub forwarded: u32,
     /// The whole body.
     pub body: Bytes,
 }

@@ -12,6 +12,7 @@ use reqwest::{Method, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// The exit codes of these commands.
 pub(crate) const EXIT_CODES: &str = "Exit codes:
@@ -22,6 +23,9 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
 
 /// How much longer than the node is waited for its answer, which knows the outcome.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// How often is looked while something is waited for.
+const WAIT_PACE: Duration = Duration::from_millis(100);
 
 /// No answer is longer.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
@@ -52,20 +56,30 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
 pub(crate) struct Asking {
     method: Method,
     path: String,
+    query: String,
     body: Option<Value>,
 }
 
 impl Asking {
     pub(crate) fn get(path: impl Into<String>) -> Self {
-        Self { method: Method::GET, path: path.into(), body: None }
+        Self { method: Method::GET, path: path.into(), query: String::new(), body: None }
     }
 
     pub(crate) fn post(path: impl Into<String>, body: impl Into<Option<Value>>) -> Self {
-        Self { method: Method::POST, path: path.into(), body: body.into() }
+        Self { method: Method::POST, path: path.into(), query: String::new(), body: body.into() }
+    }
+
+    pub(crate) fn put(path: impl Into<String>, body: Value) -> Self {
+        Self { method: Method::PUT, path: path.into(), query: String::new(), body: Some(body) }
+    }
+
+    /// The same with a parameter.
+    pub(crate) fn with(self, name: &str, value: u64) -> Self {
+        Self { query: format!("{}&{name}={value}", self.query), ..self }
     }
 
     pub(crate) fn delete(path: impl Into<String>) -> Self {
-        Self { method: Method::DELETE, path: path.into(), body: None }
+        Self { method: Method::DELETE, path: path.into(), query: String::new(), body: None }
     }
 }
 
@@ -78,16 +92,40 @@ pub(crate) async fn ask<T: DeserializeOwned>(
     let answer = send(args, &asking).await?;
     let text = match args.output {
         OutputFormat::Json => answer + "\n",
-        OutputFormat::Text => {
-            let told = serde_json::from_str(&answer)
-                .map_err(|error| unknown(&asking, format!("answer makes no sense: {error}")))?;
-            text(&told)
-        }
+        OutputFormat::Text => text(&told(&asking, &answer)?),
     };
     Ok(say(&text)?)
 }
 
+/// Asks the first node that can be reached until `enough` of its answer holds, and says nothing.
+pub(crate) async fn wait<T: DeserializeOwned>(
+    args: &AdminArgs,
+    path: &str,
+    time_max: Duration,
+    enough: impl Fn(&T) -> bool,
+) -> Result<T, Failure> {
+    let until = Instant::now() + time_max;
+    loop {
+        let asking = Asking::get(path);
+        let told = told(&asking, &send(args, &asking).await?)?;
+        if enough(&told) {
+            return Ok(told);
+        }
+        if Instant::now() >= until {
+            return Err(Failure::Failed(format!("it has not come to that in {} s", time_max.as_secs())));
+        }
+        sleep(WAIT_PACE).await;
+    }
+}
+
+fn told<T: DeserializeOwned>(asking: &Asking, answer: &str) -> Result<T, Failure> {
+    serde_json::from_str(answer).map_err(|error| unknown(asking, format!("answer makes no sense: {error}")))
+}
+
 async fn send(args: &AdminArgs, asking: &Asking) -> Result<String, Failure> {
+    if args.expect.is_some() && asking.method == Method::GET {
+        return Err(Error::Usage("--expect is for what would change the map".into()).into());
+    }
     let http = reqwest::Client::builder()
         .timeout(args.timeout + GRACE)
         .connect_timeout(args.timeout)
@@ -97,7 +135,7 @@ async fn send(args: &AdminArgs, asking: &Asking) -> Result<String, Failure> {
         .map_err(|error| Failure::Failed(format!("cannot make HTTP requests: {error}")))?;
     let mut unreached = Vec::new();
     for node in nodes(args.nodes.as_deref().unwrap_or(NODES_DEFAULT))? {
-        let url = format!("{node}{}?timeout={}", asking.path, args.timeout.as_millis());
+        let url = format!("{node}{}?timeout={}{}", asking.path, args.timeout.as_millis(), asking.query);
         let mut request = http.request(asking.method.clone(), url);
         if let Some(epoch) = args.expect {
             request = request.header("if-match", format!("\"{epoch}\""));
@@ -141,7 +179,7 @@ fn unknown(asking: &Asking, why: String) -> Failure {
 }
 
 /// The nodes in `list`, each as `http://host:port`.
-fn nodes(list: &str) -> Result<Vec<String>, Error> {
+pub(crate) fn nodes(list: &str) -> Result<Vec<String>, Error> {
     let wrong =
         |part: &str| Error::Usage(format!("--nodes takes host:port, separated by commas, not \"{part}\""));
     let mut nodes = Vec::new();

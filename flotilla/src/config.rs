@@ -7,13 +7,15 @@ mod layers;
 mod members;
 mod schema;
 mod sections;
+mod seeds;
 
 pub(crate) use layers::{Layers, load};
 pub(crate) use members::Members;
+pub(crate) use seeds::Seeds;
 pub(crate) use sections::{Http, Limits, Raft, Storage, Transport};
 
 use crate::error::Error;
-use kvserver::NodeConfig;
+use kvserver::{Join, NodeConfig};
 use proto::NodeId;
 use raftstore::Address;
 use serde::{Deserialize, Serialize};
@@ -46,6 +48,16 @@ pub(crate) struct Config {
     pub(crate) http_listen: String,
     /// Allows listening beyond loopback without encryption and without any check of who asks.
     pub(crate) insecure: bool,
+    /// Peer addresses of nodes of a cluster that runs, which is joined. Empty: this node is among the first.
+    pub(crate) join: Seeds,
+    /// `host:port` by which other nodes reach this one, where `members` does not say. Empty: as it listens.
+    pub(crate) peer_advertise: String,
+    /// `host:port` by which clients reach this node, where `members` does not say. Empty: as it listens.
+    pub(crate) http_advertise: String,
+    /// What fails together with this node.
+    pub(crate) zone: String,
+    /// How much this node can carry, beside the others.
+    pub(crate) weight: u32,
     /// How many data groups the cluster is born with; a data directory refuses another number later.
     pub(crate) groups: u32,
     /// How many shards keys are spread over; fixed when the cluster is born.
@@ -73,6 +85,11 @@ impl Default for Config {
             peer_listen: "127.0.0.1:7201".into(),
             http_listen: "127.0.0.1:7101".into(),
             insecure: false,
+            join: Seeds::default(),
+            peer_advertise: String::new(),
+            http_advertise: String::new(),
+            zone: String::new(),
+            weight: 1,
             groups: 1,
             shards: proto::SHARDS_DEFAULT,
             members: Members::default(),
@@ -108,7 +125,12 @@ impl Config {
         ensure(self.shards >= self.groups, "shards", || {
             format!("must be at least groups, which is {}, not {}", self.groups, self.shards)
         })?;
+        ensure(self.zone.len() <= 64, "zone", || {
+            format!("must have at most 64 bytes, not {}", self.zone.len())
+        })?;
+        ensure(self.weight > 0, "weight", || "must be at least 1, not 0".into())?;
         self.check_addresses()?;
+        self.check_join()?;
         sections::check(self)
     }
 
@@ -140,13 +162,56 @@ impl Config {
     }
 }
 
+impl Config {
+    /// A node is among the first or joins them later, and in either case others must be able to reach it.
+    fn check_join(&self) -> Result<(), String> {
+        let (joins, is_first) = (!self.join.0.is_empty(), !self.members.0.is_empty());
+        ensure(!(joins && is_first), "join", || {
+            "and members exclude each other: members are those that the cluster is born with, join is for a node that \
+             comes later"
+                .into()
+        })?;
+        for seed in &self.join.0 {
+            let (_, port) = split(seed).map_err(|why| format!("join {why}"))?;
+            ensure(port > 0, "join", || format!("needs a port to connect to, not 0: \"{seed}\""))?;
+        }
+        for (field, told, listen) in [
+            ("peer_advertise", &self.peer_advertise, &self.peer_listen),
+            ("http_advertise", &self.http_advertise, &self.http_listen),
+        ] {
+            if !told.is_empty() {
+                ensure(!is_first, field, || "must be left out where members say it".into())?;
+                let (_, port) = split(told).map_err(|why| format!("{field} {why}"))?;
+                ensure(port > 0, field, || "needs a port that others can connect to, not 0".into())?;
+            } else if joins {
+                let (host, _) = split(listen)?;
+                let is_any = host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified());
+                ensure(!is_any, field, || {
+                    format!("must be said: nobody can reach this node at {listen}, where it listens")
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where others reach this node, where `members` does not say.
+    fn advertised(&self) -> Address {
+        let or = |told: &String, listen: &String| if told.is_empty() { listen } else { told }.clone();
+        Address {
+            peer: or(&self.peer_advertise, &self.peer_listen),
+            http: or(&self.http_advertise, &self.http_listen),
+        }
+    }
+}
+
 impl From<&Config> for NodeConfig {
     fn from(config: &Config) -> Self {
         let node = NodeId(config.node);
         let mut members = config.members.0.clone();
-        if members.is_empty() {
-            let alone = Address { peer: config.peer_listen.clone(), http: config.http_listen.clone() };
-            members.insert(node, alone);
+        let seeds = config.join.0.clone();
+        let join = (!seeds.is_empty()).then(|| Join { seeds, address: config.advertised() });
+        if members.is_empty() && join.is_none() {
+            members.insert(node, config.advertised());
         }
         Self {
             cluster: config.cluster.clone(),
@@ -155,6 +220,9 @@ impl From<&Config> for NodeConfig {
             peer_listen: config.peer_listen.clone(),
             http_listen: config.http_listen.clone(),
             members,
+            join,
+            zone: config.zone.clone(),
+            weight: config.weight,
             groups: config.groups,
             shards: config.shards,
             limits: (&config.limits).into(),
@@ -272,6 +340,32 @@ mod tests {
             ("http_listen ", refused(|c| c.http_listen = "127.0.0.1:99999".into())),
             ("raft.heartbeat_interval_ms", refused(|c| c.raft.heartbeat_interval_ms = 0)),
             ("limits.batch_bytes_max", refused(|c| c.limits.batch_bytes_max = 10)),
+            ("weight ", refused(|c| c.weight = 0)),
+            ("zone ", refused(|c| c.zone = "z".repeat(65))),
+            ("join ", refused(|c| c.join = "nowhere".parse().expect("seeds"))),
+            ("join ", refused(|c| c.join = "a:0".parse().expect("seeds"))),
+            (
+                "join and members ",
+                refused(|c| {
+                    c.join = "a:1".parse().expect("seeds");
+                    c.members = "1=a:1/a:2".parse().expect("members");
+                }),
+            ),
+            ("http_advertise ", refused(|c| c.http_advertise = "here".into())),
+            (
+                "peer_advertise ",
+                refused(|c| {
+                    (c.insecure, c.peer_listen) = (true, "0.0.0.0:7201".into());
+                    c.join = "a:1".parse().expect("seeds");
+                }),
+            ),
+            (
+                "peer_advertise ",
+                refused(|c| {
+                    c.peer_advertise = "a:1".into();
+                    c.members = "1=a:1/a:2".parse().expect("members");
+                }),
+            ),
             ("members ", refused(|c| c.members = "2=a:1/a:2".parse().expect("members"))),
             ("members.1.http ", refused(|c| c.members = "1=a:1/a".parse().expect("members"))),
             ("members.2.peer ", refused(|c| c.members = "1=a:1/a:2,2=a:1/a:4".parse().expect("members"))),

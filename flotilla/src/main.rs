@@ -4,6 +4,7 @@
 
 mod admin;
 mod arguments;
+mod bench;
 mod config;
 mod dev;
 mod error;
@@ -66,6 +67,7 @@ enum Command {
     Shard(shard::ShardArgs),
     Group(group::GroupArgs),
     Node(node_command::NodeArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Variables whose names or values are not UTF-8 cannot be ours, except to be refused.
@@ -97,9 +99,12 @@ fn dispatch(cli: Cli, environment: Vec<(String, String)>) -> Result<ExitCode, Er
     let default = match cli.command {
         Command::Server(_) => logging::NODE_FILTER,
         Command::Dev(_) => logging::DEV_FILTER,
-        Command::Status(_) | Command::Kv(_) | Command::Shard(_) | Command::Group(_) | Command::Node(_) => {
-            logging::COMMAND_FILTER
-        }
+        Command::Status(_)
+        | Command::Kv(_)
+        | Command::Shard(_)
+        | Command::Group(_)
+        | Command::Node(_)
+        | Command::Bench(_) => logging::COMMAND_FILTER,
     };
     logging::start(cli.log.or_else(|| variable("FLOTILLA_LOG")).as_deref(), default)?;
     match cli.command {
@@ -129,6 +134,10 @@ fn dispatch(cli: Cli, environment: Vec<(String, String)>) -> Result<ExitCode, Er
         Command::Node(mut args) => {
             args.admin.nodes = args.admin.nodes.or_else(|| variable("FLOTILLA_NODES"));
             Ok(ended(on_runtime(node_command::run(args))?))
+        }
+        Command::Bench(mut args) => {
+            args.nodes = args.nodes.or_else(|| variable("FLOTILLA_NODES"));
+            Ok(ended(on_runtime(bench::run(args))?))
         }
     }
 }

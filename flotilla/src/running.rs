@@ -38,6 +38,7 @@ pub(crate) async fn start(config: NodeConfig, advice: &str) -> Result<Node, Erro
         StartError::Http(_) | StartError::Host(Fatal::Listen { .. }) => {
             Error::Failed(format!("{node} cannot start: {error}; {advice}"))
         }
+        StartError::Join(_) => Error::Failed(format!("{node} {error}")),
         StartError::Host(_) => Error::Failed(format!("{node} cannot start: {error}")),
     })
 }

@@ -27,6 +27,7 @@ const TAKEN_ADDRESS_ADVICE: &str =
 #[command(after_help = "Examples:
   flotilla server --sample-config > node.toml     a configuration with every field explained
   flotilla server --config node.toml
+  flotilla server --node 4 --join 10.0.0.1:7201 --peer-listen 10.0.0.4:7201 --http-listen 10.0.0.4:7101 --insecure
   flotilla server --config node.toml --set raft.heartbeat_interval_ms=200
 
 The first SIGINT or SIGTERM hands leadership over, finishes requests and exits with 0; a second one exits at once.
@@ -53,6 +54,9 @@ pub(crate) struct ServerArgs {
     /// All members of the cluster: 1=PEER_HOST:PORT/HTTP_HOST:PORT,2=…
     #[arg(long, value_name = "ID=PEER/HTTP,…")]
     members: Option<String>,
+    /// A cluster that runs, to be joined: peer addresses of any of its nodes.
+    #[arg(long, value_name = "HOST:PORT,…")]
+    join: Option<String>,
     /// Listens beyond loopback although nothing is encrypted and nobody is asked who they are.
     #[arg(long)]
     insecure: bool,
@@ -70,6 +74,7 @@ impl ServerArgs {
             ("peer_listen", &self.peer_listen),
             ("http_listen", &self.http_listen),
             ("members", &self.members),
+            ("join", &self.join),
         ];
         let named =
             named.into_iter().filter_map(|(field, value)| Some(format!("{field}={}", value.as_ref()?)));

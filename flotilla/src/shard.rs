@@ -1,11 +1,13 @@
 //! `flotilla shard …`: which group serves which shard, and what would or shall move.
 
 use crate::admin::{self, AdminArgs, Asking, EXIT_CODES};
+use crate::arguments::parse_time;
 use crate::kv::Failure;
-use crate::terminal::columns;
+use crate::terminal::{columns, say};
 use clap::{Args, Subcommand};
-use kvserver::service::{ChangedJson, MapJson, PlanJson};
-use serde_json::json;
+use kvserver::service::{ChangedJson, MapJson, PlanJson, ShardMapJson};
+use serde_json::{Value, json};
+use std::time::Duration;
 
 /// Look at shards and move them.
 #[derive(Debug, Args)]
@@ -21,7 +23,11 @@ pub(crate) struct ShardArgs {
 enum Command {
     /// Show which group serves which shards, and what moves
     #[command(after_help = EXIT_CODES)]
-    Map,
+    Map {
+        /// Which group served which shards at this epoch
+        #[arg(long, value_name = "EPOCH")]
+        epoch: Option<u64>,
+    },
     /// Show which shards a change of groups would move, without changing anything
     #[command(after_help = EXIT_CODES)]
     Plan {
@@ -43,6 +49,32 @@ enum Command {
         /// The shard
         shard: u32,
     },
+    /// Wait until every shard is where it is to be and no group is leaving
+    #[command(after_help = EXIT_CODES)]
+    Wait {
+        /// How long at most: 30s, 10m
+        #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = parse_time)]
+        time_max: Duration,
+    },
+    /// Bring the shards to where balance wants them, those that were moved by hand as well
+    #[command(after_help = EXIT_CODES)]
+    Rebalance,
+    /// Let copies rest until they are resumed; a shard that is about to change hands still does
+    #[command(after_help = EXIT_CODES)]
+    Pause,
+    /// Let copies go on
+    #[command(after_help = EXIT_CODES)]
+    Resume,
+    /// Say how fast shards may move
+    #[command(after_help = EXIT_CODES)]
+    Throttle {
+        /// The most moves at once
+        #[arg(long, value_name = "COUNT")]
+        moves_max: u32,
+        /// The most bytes a second that all copies together may take of one node; without this option there is no limit
+        #[arg(long, value_name = "BYTES")]
+        copy_bytes_per_second: Option<u64>,
+    },
 }
 
 /// One of the two.
@@ -61,7 +93,11 @@ struct PlanOf {
 pub(crate) async fn run(args: ShardArgs) -> Result<(), Failure> {
     let ShardArgs { admin, command } = args;
     match command {
-        Command::Map => admin::ask(&admin, Asking::get("/v1/cluster/map"), map).await,
+        Command::Map { epoch: None } => admin::ask(&admin, Asking::get("/v1/cluster/map"), map).await,
+        Command::Map { epoch: Some(epoch) } => {
+            let asking = Asking::get("/v1/cluster/map").with("epoch", epoch);
+            admin::ask(&admin, asking, |map: &ShardMapJson| shards(map, "")).await
+        }
         Command::Plan { of } => {
             let body = match of.remove_group {
                 Some(group) => json!({ "remove_group": group }),
@@ -82,23 +118,51 @@ pub(crate) async fn run(args: ShardArgs) -> Result<(), Failure> {
             };
             admin::ask(&admin, asking, done).await
         }
+        Command::Wait { time_max } => {
+            let map: MapJson = admin::wait(&admin, "/v1/cluster/map", time_max, is_settled).await?;
+            Ok(say(&format!("every shard is where it is to be (epoch {})\n", map.shard_map.epoch))?)
+        }
+        Command::Rebalance => {
+            let done = |changed: &ChangedJson| format!("shards are balanced (epoch {})\n", changed.epoch);
+            admin::ask(&admin, Asking::post("/v1/cluster/rebalance", None), done).await
+        }
+        Command::Pause => set_moves(&admin, json!({ "paused": true }), "moves rest").await,
+        Command::Resume => set_moves(&admin, json!({ "paused": false }), "moves go on").await,
+        Command::Throttle { moves_max, copy_bytes_per_second } => {
+            let body = json!({ "moves_max": moves_max, "copy_bytes_per_second": copy_bytes_per_second });
+            set_moves(&admin, body, "moves are limited").await
+        }
     }
+}
+
+async fn set_moves(admin: &AdminArgs, body: Value, done: &str) -> Result<(), Failure> {
+    let text = |changed: &ChangedJson| format!("{done} (epoch {})\n", changed.epoch);
+    admin::ask(admin, Asking::put("/v1/cluster/moves", body), text).await
+}
+
+/// Whether nothing moves, is to move, or is to end.
+fn is_settled(map: &MapJson) -> bool {
+    let rests = map.shard_map.shard_runs.iter().all(|(_, _, owner, target)| owner == target);
+    rests && map.moves.is_empty() && map.groups.iter().all(|group| group.state != "leaving")
 }
 
 fn range(first: u32, last: u32) -> String {
     if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
-/// Who owns what, and what is on its way.
-fn map(map: &MapJson) -> String {
-    let paused = if map.settings.moves_paused { ", moves are paused" } else { "" };
-    let mut text = format!("epoch {}, {} shards{paused}\n\n", map.shard_map.epoch, map.shard_map.shards);
+fn shards(map: &ShardMapJson, paused: &str) -> String {
     let mut rows = vec![["SHARDS", "GROUP", "TO"].map(String::from).to_vec()];
-    for (first, last, owner, target) in &map.shard_map.shard_runs {
+    for (first, last, owner, target) in &map.shard_runs {
         let to = if owner == target { "-".to_owned() } else { format!("g{target}") };
         rows.push(vec![range(*first, *last), format!("g{owner}"), to]);
     }
-    text += &columns(&rows);
+    format!("epoch {}, {} shards{paused}\n\n{}", map.epoch, map.shards, columns(&rows))
+}
+
+/// Who owns what, and what is on its way.
+fn map(map: &MapJson) -> String {
+    let paused = if map.settings.moves_paused { ", moves are paused" } else { "" };
+    let mut text = shards(&map.shard_map, paused);
     if !map.moves.is_empty() {
         let mut rows = vec![["MOVE", "FROM", "TO", "STATE"].map(String::from).to_vec()];
         rows.extend(map.moves.iter().map(|of| {
@@ -143,5 +207,28 @@ mod tests {
         let want = "epoch 7, 4 shards, moves are paused\n\nSHARDS  GROUP  TO\n0-2     g1     -\n3       g1     g2\n\n\
                     MOVE  FROM  TO  STATE\n3     g1    g2  running\n\nshard 3 failed to move 2 times: full\n";
         assert_eq!(text, want);
+    }
+
+    /// A map is settled once nothing moves, is to move, or is to end.
+    #[test]
+    fn settled_maps() {
+        let settled = |runs: &str, groups: &str, moves: &str| {
+            let json = format!(
+                r#"{{"epoch":7,"shards":4,"shard_runs":{runs},"settings":{{"moves_paused":false,
+                "copy_bytes_per_second":null,"moves_max":2,"replicas":3,"dead_after_ms":9}},"nodes":[],
+                "groups":{groups},"moves":{moves},"setbacks":[]}}"#
+            );
+            is_settled(&serde_json::from_str(&json).unwrap())
+        };
+        let group = |state| {
+            format!(
+                r#"[{{"id":1,"state":"{state}","weight":1,"replicas":[],"voters":[],"learners":[],"leader":null,"preferred":null}}]"#
+            )
+        };
+        let moving = r#"[{"shard":3,"from":1,"to":2,"id":6,"state":"running"}]"#;
+        assert!(settled("[[0,3,1,1]]", &group("serving"), "[]"));
+        assert!(!settled("[[0,3,1,2]]", &group("serving"), "[]"));
+        assert!(!settled("[[0,3,1,1]]", &group("leaving"), "[]"));
+        assert!(!settled("[[0,3,1,1]]", &group("serving"), moving));
     }
 }

@@ -56,7 +56,7 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
 }
 
 /// One node's answer, or why there is none.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 struct Report {
     /// The node's id, by its own word or else by the cluster's.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,8 +1,9 @@
-//! What is fixed when a cluster is born, kept on every node's disk: a node that is told otherwise later would look
-//! for keys in groups that never had them, and find nothing.
+//! What is fixed when a cluster is born, kept on every node's disk: a node that is told otherwise later would
+//! look for keys in groups that never had them, and find nothing. A node that joined later has it from the
+//! others and is told nothing of it.
 //!
 //! ```text
-//! cell "shard_map"   version u8 (1) · shards u32 · groups u32, little-endian
+//! cell "shard_map"   version u8 (1) · shards u32 · groups u32, 0 on a node that joined; little-endian
 //! ```
 
 use crate::node::StartError;
@@ -19,22 +20,40 @@ const VERSION: u8 = 1;
 /// # Errors
 /// [`StartError::Config`] that names the field where they differ; [`StartError::Host`] where the disk fails.
 pub(crate) async fn remember(disk: &Arc<dyn Disk>, map: ShardMap) -> Result<(), StartError> {
+    compare(offloaded(disk, move |disk| remembered(disk, map)).await?, map)
+}
+
+/// What the disk remembers, where it does.
+///
+/// # Errors
+/// [`Fatal::Storage`] where the disk fails or its cell is damaged.
+pub(crate) async fn recall(disk: &Arc<dyn Disk>) -> Result<Option<ShardMap>, Fatal> {
+    offloaded(disk, |disk| disk.read_cell(CELL)?.map(|cell| read(&cell)).transpose()).await
+}
+
+/// What `work` comes to, done where the disk may block.
+pub(crate) async fn offloaded<T: Send + 'static>(
+    disk: &Arc<dyn Disk>,
+    work: impl FnOnce(&dyn Disk) -> Result<T, DiskError> + Send + 'static,
+) -> Result<T, Fatal> {
     let (done, outcome) = oneshot::channel();
     let of = disk.clone();
-    let work = async move { drop(done.send(remembered(&*of, map))) };
-    disk.offload(Box::pin(work)).await;
+    disk.offload(Box::pin(async move { drop(done.send(work(&*of))) })).await;
     let gone = Err(DiskError::Gone("the thread that worked on it was lost"));
-    let failed = |error: DiskError| Fatal::Storage(error.to_string());
-    compare(outcome.await.unwrap_or(gone).map_err(failed)?, map)
+    outcome.await.unwrap_or(gone).map_err(|error| Fatal::Storage(error.to_string()))
 }
 
 /// What the disk remembers, `map` itself where it was new.
 fn remembered(disk: &dyn Disk, map: ShardMap) -> Result<ShardMap, DiskError> {
     match disk.read_cell(CELL)? {
         None => disk.write_cell(CELL, &encode(map)).map(|()| map),
-        Some(cell) => decode(&cell)
-            .ok_or_else(|| DiskError::Damaged { what: format!("cell {CELL}"), why: format!("{cell:?}") }),
+        Some(cell) => read(&cell),
     }
+}
+
+fn read(cell: &[u8]) -> Result<ShardMap, DiskError> {
+    let damaged = || DiskError::Damaged { what: format!("cell {CELL}"), why: format!("{cell:?}") };
+    decode(cell).ok_or_else(damaged)
 }
 
 fn compare(born: ShardMap, told: ShardMap) -> Result<(), StartError> {

@@ -35,7 +35,7 @@ const ADDRESS_BYTES_MAX: usize = 255;
 pub struct NodeConfig {
     /// The cluster's name; nodes of other clusters are turned away, and so are their disks.
     pub cluster: String,
-    /// This node's id; a key of `members`.
+    /// This node's id; a key of `members`, unless it joins a cluster that runs.
     pub node: NodeId,
     /// The directory of this node's disk; made where it is missing.
     pub data: PathBuf,
@@ -43,8 +43,15 @@ pub struct NodeConfig {
     pub peer_listen: String,
     /// Where to listen for clients, `host:port`.
     pub http_listen: String,
-    /// The nodes that the cluster is born with, this one among them, and where others reach them.
+    /// The nodes that the cluster is born with, this one among them, and where others reach them; none for a node that
+    /// joins a cluster that runs.
     pub members: BTreeMap<NodeId, Address>,
+    /// Which cluster that runs is joined; none for a node that is among the first.
+    pub join: Option<Join>,
+    /// What fails together with this node: a rack, a building; empty where nobody says.
+    pub zone: String,
+    /// How much this node can carry, beside the others; from 1.
+    pub weight: u32,
     /// How many groups share the shards; the same on every node, fixed when the cluster is born.
     pub groups: u32,
     /// How many shards there are; the same on every node, fixed when the cluster is born.
@@ -61,7 +68,23 @@ pub struct NodeConfig {
     pub http: http::Config,
 }
 
+/// How a cluster that runs is joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// The addresses by which any of its nodes are reached by other nodes, `host:port`. They are asked until the first
+    /// one answers; a node that has joined before knows the others by itself.
+    pub seeds: Vec<String>,
+    /// Where others reach this node.
+    pub address: Address,
+}
+
 impl NodeConfig {
+    /// Where others reach this node.
+    pub(crate) fn address(&self) -> Address {
+        let joins = self.join.as_ref().map(|join| &join.address);
+        joins.or_else(|| self.members.get(&self.node)).cloned().unwrap_or_default()
+    }
+
     /// Checks the fields alone and against each other.
     ///
     /// # Errors
@@ -83,8 +106,22 @@ impl NodeConfig {
         if self.node.0 == 0 {
             return Err("node must be at least 1".into());
         }
-        if !self.members.contains_key(&self.node) {
-            return Err(format!("members must name this node: {} is missing", self.node));
+        match &self.join {
+            Some(_) if !self.members.is_empty() => {
+                return Err("join must be left out where members are given, and the other way round".into());
+            }
+            Some(join) if join.seeds.is_empty() => return Err("join must name a node to ask".into()),
+            None if !self.members.contains_key(&self.node) => {
+                return Err(format!("members must name this node: {} is missing", self.node));
+            }
+            _ => {}
+        }
+        if self.zone.len() > shardctrler::bounds::ZONE_BYTES_MAX {
+            let most = shardctrler::bounds::ZONE_BYTES_MAX;
+            return Err(format!("zone must have at most {most} bytes, not {}", self.zone.len()));
+        }
+        if self.weight == 0 {
+            return Err("weight must be at least 1".into());
         }
         if self.members.contains_key(&NodeId(0)) {
             return Err("members must have ids of at least 1".into());
@@ -94,6 +131,9 @@ impl NodeConfig {
             return Err(format!(
                 "members must have addresses of at most {ADDRESS_BYTES_MAX} bytes: {address}"
             ));
+        }
+        if let Some(address) = self.join.as_ref().map(|join| &join.address).filter(too_long) {
+            return Err(format!("join must have an address of at most {ADDRESS_BYTES_MAX} bytes: {address}"));
         }
         if self.shards == 0 || self.shards > SHARDS_MAX {
             return Err(format!("shards must lie between 1 and {SHARDS_MAX}, not {}", self.shards));
@@ -181,6 +221,9 @@ mod tests {
             peer_listen: "a:1".into(),
             http_listen: "a:2".into(),
             members: BTreeMap::from([(NodeId(1), address)]),
+            join: None,
+            zone: String::new(),
+            weight: 1,
             groups: 1,
             shards: 256,
             limits: Limits::default(),
@@ -189,6 +232,11 @@ mod tests {
             transport: TransportConfig::default(),
             http: http::Config::default(),
         }
+    }
+
+    fn join(seeds: &[&str]) -> Option<Join> {
+        let seeds = seeds.iter().map(|seed| (*seed).to_owned()).collect();
+        Some(Join { seeds, address: Address::default() })
     }
 
     /// The defaults hold together, and each contradiction is refused by the field's name, however wild its value.
@@ -200,7 +248,11 @@ mod tests {
             change(&mut config);
             config.validate().unwrap_err()
         };
-        let cases: [(&str, Change); 21] = [
+        let cases: [(&str, Change); 25] = [
+            ("join", &|c| c.join = join(&["a:1"])),
+            ("join", &|c| (c.join, c.members) = (join(&[]), BTreeMap::new())),
+            ("zone", &|c| c.zone = "z".repeat(65)),
+            ("weight", &|c| c.weight = 0),
             ("cluster", &|c| c.cluster.clear()),
             ("node", &|c| c.node = NodeId(0)),
             ("members", &|c| c.members.clear()),

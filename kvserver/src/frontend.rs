@@ -3,12 +3,14 @@
 use crate::config::NodeConfig;
 use crate::encoded;
 use crate::machine::KvMachine;
+use crate::node::CONTROLLER;
+use crate::moves::{EndedMove, MoveProgress, Progress};
 use crate::replica::Replica;
 use crate::residence::expected;
-use crate::router::{Route, Router, Terms};
+use crate::router::{Router, Terms};
 use crate::service::{
-    Answers, Call, ClusterGroup, ClusterLimits, ClusterNode, ClusterView, FollowerStatus, GroupStatus,
-    MetricsText, NodeStatus, Role, Service, SnapshotStatus,
+    Answers, BatchAnswer, Call, ClusterGroup, ClusterLimits, ClusterNode, ClusterView, EndedMoveStatus,
+    FollowerStatus, GroupStatus, MetricsText, MoveStatus, NodeStatus, Role, Service, SnapshotStatus,
 };
 use crate::settlement::settle;
 use crate::stamps::Stamps;
@@ -64,6 +66,7 @@ impl DiskUsage {
 pub(crate) struct Frontend {
     router: Arc<Router>,
     controller: Arc<ControllerHandle>,
+    moves: Arc<Progress>,
     stamps: Stamps,
     cluster: String,
     members: BTreeMap<NodeId, Address>,
@@ -75,11 +78,17 @@ pub(crate) struct Frontend {
 }
 
 impl Frontend {
-    pub(crate) fn new(config: &NodeConfig, router: Arc<Router>, controller: Arc<ControllerHandle>) -> Self {
+    pub(crate) fn new(
+        config: &NodeConfig,
+        router: Arc<Router>,
+        controller: Arc<ControllerHandle>,
+        moves: Arc<Progress>,
+    ) -> Self {
         let http_time_max = Duration::from_millis(config.http.timeout_ms_max);
         Self {
             router,
             controller,
+            moves,
             stamps: Stamps::default(),
             cluster: config.cluster.clone(),
             members: config.members.clone(),
@@ -92,7 +101,7 @@ impl Frontend {
 }
 
 impl Service for Frontend {
-    fn batch(&self, request: Bytes) -> BoxFuture<'_, Result<Bytes, Error>> {
+    fn batch(&self, request: Bytes) -> BoxFuture<'_, Result<BatchAnswer, Error>> {
         async move {
             let batch: BatchRequest<'_> =
                 proto::decode(&request).map_err(|error| Error::new(Code::BadRequest, error.to_string()))?;
@@ -107,8 +116,9 @@ impl Service for Frontend {
                 request_id: batch.request_id,
                 forward: true,
             };
-            let routed = self.router.route(&batch.items, terms).await;
-            Ok(encoded::join(&routed.answers, routed.lag))
+            let (routed, forwarded) = self.router.route_counted(&batch.items, terms).await;
+            let reply = encoded::join(&routed.answers, routed.lag);
+            Ok(BatchAnswer { reply, epoch: self.router.routes.epoch(), forwarded })
         }
         .boxed()
     }
@@ -126,7 +136,9 @@ impl Service for Frontend {
     fn cluster_map(&self) -> Result<ClusterMap, Error> {
         let mut map = ClusterMap::clone(&*self.router.routes.map()?);
         for view in &mut map.groups {
-            if let Some(replica) = self.router.residents.get(view.group) {
+            if view.group == CONTROLLER {
+                view.leader = self.controller.group().and_then(|group| group.leader()).or(view.leader);
+            } else if let Some(replica) = self.router.residents.get(view.group) {
                 view.leader = replica.group.leader();
             }
         }
@@ -159,6 +171,7 @@ impl Service for Frontend {
         let Limits { key_bytes_max, value_bytes_max, batch_bytes_max } = self.router.limits;
         let mut view = ClusterView {
             cluster: self.cluster.clone(),
+            epoch: 0,
             shards: self.router.shards,
             limits: ClusterLimits { key_bytes_max, value_bytes_max, batch_bytes_max },
             nodes: Vec::new(),
@@ -171,12 +184,14 @@ impl Service for Frontend {
             view.nodes = self.members.iter().map(node).collect();
             return view;
         };
+        view.epoch = map.shard_map.epoch.0;
         view.nodes = map
             .nodes
             .iter()
             .map(|node| ClusterNode { id: node.node.0, http: node.spec.http.clone() })
             .collect();
-        view.groups = map.groups.iter().map(|group| self.group_view(group)).collect();
+        let data = map.groups.iter().filter(|view| view.group != CONTROLLER);
+        view.groups = data.map(|group| self.group_view(group)).collect();
         for run in &map.shard_map.runs {
             let (first, last) = (run.first.0, run.first.0 + run.count - 1);
             match view.shard_groups.last_mut() {
@@ -205,6 +220,8 @@ impl Service for Frontend {
                 let replicas = self.router.residents.all();
                 replicas.iter().map(|replica| group_status(replica, self.touch_max)).collect()
             },
+            moves: self.moves.under_way().into_iter().map(move_status).collect(),
+            ended_moves: self.moves.ended().into_iter().map(ended_move_status).collect(),
         }
     }
 
@@ -213,6 +230,10 @@ impl Service for Frontend {
             return Err("node is stopping".into());
         }
         let map = self.router.routes.map().map_err(|error| error.message)?;
+        if !self.controller.is_member_of_cluster() {
+            let why = self.controller.refused().map(|why| format!(": {why}")).unwrap_or_default();
+            return Err(format!("node has not joined the cluster yet{why}"));
+        }
         let missing: Vec<String> = expected(&map, &self.router.host)
             .filter_map(|group| match self.router.residents.get(group) {
                 Some(replica) => replica.missing(self.touch_max),
@@ -224,6 +245,10 @@ impl Service for Frontend {
 
     fn metrics(&self, into: &mut MetricsText) {
         telemetry::node(&self.router, into);
+    }
+
+    fn offload(&self, work: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+        self.router.host.offload(work)
     }
 
     fn shards(&self) -> u32 {
@@ -267,6 +292,35 @@ fn left(deadline: Instant) -> Duration {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn move_status(of: MoveProgress) -> MoveStatus {
+    MoveStatus {
+        shard: of.shard.0,
+        from: of.from.0,
+        to: of.to.0,
+        id: of.id.0,
+        phase: of.phase.name().into(),
+        copied_bytes: of.copied_bytes,
+        remaining_bytes: of.remaining_bytes,
+        copies: of.copies,
+        took_ms: millis(of.since.elapsed()),
+    }
+}
+
+fn ended_move_status(of: EndedMove) -> EndedMoveStatus {
+    let micros = |pause: Duration| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
+    EndedMoveStatus {
+        shard: of.shard.0,
+        from: of.from.0,
+        to: of.to.0,
+        id: of.id.0,
+        aborted: of.aborted,
+        copied_bytes: of.copied_bytes,
+        copies: of.copies,
+        took_ms: millis(of.took),
+        freeze_pause_us: of.freeze_pause.map(micros),
+    }
 }
 
 fn group_status(replica: &Replica, touch_max: Duration) -> GroupStatus {

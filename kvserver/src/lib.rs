@@ -6,6 +6,7 @@
 //!                                    retries         the leader's node
 //! ```
 
+mod acquaintance;
 mod appends;
 mod birth;
 mod config;
@@ -13,9 +14,10 @@ mod encoded;
 mod formation;
 mod frontend;
 pub mod http;
+mod joining;
 pub mod machine;
 mod merge;
-mod moves;
+pub mod moves;
 mod node;
 mod refusal;
 mod replica;
@@ -29,7 +31,7 @@ mod stamps;
 mod stewardship;
 mod telemetry;
 
-pub use config::NodeConfig;
+pub use config::{Join, NodeConfig};
 pub use http::Config as HttpConfig;
 pub use node::{Node, StartError};
 pub use service::{Call, Service};

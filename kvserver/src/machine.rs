@@ -40,7 +40,9 @@ mod usage;
 pub use events::{Change, Event};
 pub use lifecycle::Garbage;
 pub use scan::ScanRange;
-pub use shard_copy::{SHARD_COPIES_MAX, ShardCopyEnded, ShardCopyRefused, ShardCopyStep};
+pub use shard_copy::{
+    EXPORT_BYTES_MAX, Held, SHARD_COPIES_MAX, ShardCopyEnded, ShardCopyRefused, ShardCopyStep,
+};
 pub use usage::Usage;
 
 use bounds::SHARDS_MAX;
@@ -243,7 +245,7 @@ impl Machine for KvMachine {
         Bytes::from(match proto::decode::<Command<'_>>(command) {
             Ok(Command::Write(write)) => proto::encode(&self.execute(&write)),
             Ok(Command::Own { shards, epoch }) => proto::encode(&self.own(&shards, epoch)),
-            Ok(Command::Move(command)) => proto::encode(&self.step(&command)),
+            Ok(Command::Move(command)) => proto::encode(&self.step(at.index, &command)),
             Err(error) => {
                 let refused: Answer<'_> = Err(Error::new(Code::BadRequest, error.to_string()));
                 proto::encode(&refused)

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   controller: a move starts
+//!   source:      Export; a copy begins
 //!   destination: ImportBegin ─▶ pieces, while the source serves ─▶ little is left ─▶ ask the source to freeze
 //!   source:      Freeze; from here it answers nothing of the shard but where it goes
 //!   destination: the last piece and Activate, in one command; serves ─▶ tells the controller
@@ -9,15 +10,21 @@
 //! ```
 //!
 //! Every step stands in a log before anything vouches for it, and may be taken again; so nothing is kept here that a
-//! successor would need. What a copy hands out is kept by the node that serves it and is gone with it: then another
-//! copy begins.
+//! successor would need: a destination's new leader goes on with the copy that its machine knows. What a copy hands out
+//! is kept by the node that serves it and is gone with it; the source's other replicas have noted what changed since the
+//! copy began (`Export`), so that its new leader goes on with it. Only where that one was loaded from a snapshot meanwhile
+//! another copy begins.
 
 mod destination;
+pub mod failpoint;
 mod message;
+pub mod progress;
 mod source;
+pub mod watch;
 
 pub(crate) use destination::Moves;
 pub(crate) use message::MOVE_SERVICE;
+pub(crate) use progress::{EndedMove, MoveProgress, Progress};
 pub(crate) use source::Source;
 
 use crate::replica::Replica;

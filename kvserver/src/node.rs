@@ -1,11 +1,13 @@
 //! A node: disk, groups, router and front end, started and stopped in order.
 
+use crate::acquaintance::Acquaintance;
 use crate::birth;
 use crate::config::NodeConfig;
 use crate::formation;
 use crate::frontend::Frontend;
 use crate::http;
-use crate::moves::{MOVE_SERVICE, Moves, Source};
+use crate::joining;
+use crate::moves::{MOVE_SERVICE, Moves, Progress, Source};
 use crate::replica::Bounds;
 use crate::residence::{Residence, Residents, expected};
 use crate::router::{BATCH_SERVICE, Router};
@@ -14,9 +16,10 @@ use crate::shard_map::ShardMap;
 use crate::stewardship::Stewardship;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
-use proto::{GroupId, NodeId, NodeSpec};
+use proto::{Epoch, GroupId, NodeId, NodeSpec};
 use raftstore::{
-    Clock, Disk, Fatal, Host, HostConfig, Network, Refusal, Role, Services, SledDisk, SystemClock, TcpNetwork,
+    Address, Clock, Disk, Fatal, Group, Host, HostConfig, Machine, Network, Refusal, Role, Services,
+    SledDisk, SystemClock, TcpNetwork,
 };
 use shardctrler::{CONTROLLER_SERVICE, ControllerHandle, ControllerMachine, Settings, Shape};
 use std::collections::BTreeSet;
@@ -32,7 +35,7 @@ use tokio::time::Instant;
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The controller's group.
-const CONTROLLER: GroupId = GroupId(0);
+pub(crate) const CONTROLLER: GroupId = GroupId(0);
 
 /// How many replicas a group is to have; fewer where there are fewer nodes.
 const REPLICAS: u32 = 3;
@@ -46,6 +49,9 @@ pub enum StartError {
     /// The configuration contradicts itself.
     #[error("configuration: {0}")]
     Config(String),
+    /// The cluster that was to be joined cannot be, or not so; the disk remembers nothing of it.
+    #[error("cannot join: {0}")]
+    Join(String),
     /// The disk, a group or the peers' address.
     #[error(transparent)]
     Host(#[from] Fatal),
@@ -57,7 +63,10 @@ pub enum StartError {
 /// A node that runs.
 pub struct Node {
     router: Arc<Router>,
+    controller: Arc<ControllerHandle>,
     server: http::Server,
+    moves: Arc<Progress>,
+    watch: crate::moves::watch::Watch,
     /// Everything that goes on beside requests.
     tasks: JoinSet<()>,
 }
@@ -72,8 +81,7 @@ impl Node {
         Self::start_on(config, Arc::new(disk), Arc::new(TcpNetwork), Arc::new(SystemClock)).await
     }
 
-    /// Starts a node on the given disk, network and clock. It answers at once, and serves keys as soon as its
-    /// groups have leaders.
+    /// Starts a node on the given disk, network of nodes and clock; clients reach it on this machine's network.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left running.
@@ -81,6 +89,21 @@ impl Node {
         config: NodeConfig,
         disk: Arc<dyn Disk>,
         network: Arc<dyn Network>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        Self::start_within(config, disk, network, Arc::new(TcpNetwork), clock).await
+    }
+
+    /// Starts a node on the given disk, network of nodes, network of clients and clock. It answers at once, and serves
+    /// keys as soon as its groups have leaders.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running.
+    pub async fn start_within(
+        config: NodeConfig,
+        disk: Arc<dyn Disk>,
+        network: Arc<dyn Network>,
+        clients: Arc<dyn Network>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
         config.validate().map_err(StartError::Config)?;
@@ -92,8 +115,9 @@ impl Node {
             storage: config.storage.clone(),
             transport: config.transport.clone(),
         };
+        let place = Place::find(&config, &host_config, &disk, &network, &clock).await?;
         let host = Host::start(host_config, disk.clone(), network, clock).await?;
-        match Self::assemble(&config, &host, &disk).await {
+        match Self::assemble(&config, place, &host, &disk, &*clients).await {
             Ok(node) => Ok(node),
             Err(error) => {
                 if let Err(also) = host.shutdown().await {
@@ -106,47 +130,71 @@ impl Node {
 
     async fn assemble(
         config: &NodeConfig,
+        place: Place,
         host: &Arc<Host>,
         disk: &Arc<dyn Disk>,
+        clients: &dyn Network,
     ) -> Result<Self, StartError> {
-        let born = ShardMap { shards: config.shards, groups: config.groups };
+        let Place { born, known } = place;
         birth::remember(disk, born).await?;
+        if let Some(known) = &known {
+            known.save(disk).await?;
+        }
+        let is_first = known.is_none();
         let bounds = Bounds {
-            shards: config.shards,
+            shards: born.shards,
             value_bytes_max: config.limits.value_bytes_max,
             answer_bytes_max: config.payload_bytes_max(),
         };
-        let group = host.open_group(CONTROLLER, ControllerMachine::new).await?;
-        let (controller, mut tasks) =
-            ControllerHandle::start(host.clone(), Some(group.clone()), settings(config, host));
+        let group = match is_first {
+            true => Some(host.open_group(CONTROLLER, ControllerMachine::new).await?),
+            false if host.stored_groups().contains(&CONTROLLER) => {
+                Some(host.open_learner(CONTROLLER, ControllerMachine::new).await?)
+            }
+            false => None,
+        };
+        let settings = settings(config, host, known.as_ref());
+        let (controller, mut tasks) = ControllerHandle::start(host.clone(), group.clone(), settings);
         let residents = Arc::new(Residents::default());
         let source = Arc::new(Source::new(residents.clone()));
+        let progress = Arc::new(Progress::default());
         let router = Arc::new(Router {
             host: host.clone(),
             residents: residents.clone(),
             routes: Routes::new(controller.map()),
-            shards: config.shards,
+            shards: born.shards,
             limits: config.limits,
             payload_bytes_max: config.payload_bytes_max(),
             stopping: AtomicBool::new(false),
         });
         let peers = Peers { router: router.clone(), controller: controller.clone(), source: source.clone() };
         host.set_services(Arc::new(peers));
-        let frontend = Frontend::new(config, router.clone(), controller.clone());
-        let server = http::Server::bind(&config.http_listen, config.http.clone(), Arc::new(frontend)).await?;
-        tasks.spawn(formation::form(host.clone(), group, config.members.clone()));
+        let frontend = Frontend::new(config, router.clone(), controller.clone(), progress.clone());
+        let (address, http) = (&config.http_listen, config.http.clone());
+        let server = http::Server::bind_on(clients, address, http, Arc::new(frontend)).await?;
+        if let Some(group) = group.filter(|_| is_first) {
+            let members = config.members.clone();
+            tasks.spawn(formation::form(host.clone(), controller.clone(), group, members));
+        }
+        if let Some(join) = &config.join {
+            tasks.spawn(joining::seek(host.clone(), controller.clone(), join.clone()));
+        }
+        let followed = controller.clone();
         let (host, controller) = (host.clone(), controller.clone());
         let moves = Moves {
             host: host.clone(),
             controller: controller.clone(),
             residents: residents.clone(),
             source,
+            progress: progress.clone(),
         };
         tasks.spawn(moves.run());
+        let watch = crate::moves::watch::Watch::new(residents.clone(), controller.clone());
         let stewardship = Stewardship { controller: controller.clone(), residents: residents.clone() };
         tasks.spawn(stewardship.run());
-        tasks.spawn(Residence { host, controller, residents, bounds, born }.run());
-        Ok(Self { router, server, tasks })
+        let residence = Residence { host, controller, residents, bounds, born, known, disk: disk.clone() };
+        tasks.spawn(residence.run());
+        Ok(Self { router, controller: followed, server, moves: progress, watch, tasks })
     }
 
     /// Where clients reach this node, with the port that was taken for port 0.
@@ -159,6 +207,16 @@ impl Node {
         self.router.host.node()
     }
 
+    /// This node's replicas, for tests.
+    pub fn watch(&self) -> &crate::moves::watch::Watch {
+        &self.watch
+    }
+
+    /// The moves that this node drives.
+    pub fn moves(&self) -> &Progress {
+        &self.moves
+    }
+
     /// Waits until every group has a leader and this node's replicas have recovered.
     ///
     /// # Errors
@@ -167,7 +225,11 @@ impl Node {
         let until = Instant::now() + deadline;
         let mut missing = "the node has not heard of the cluster's map yet".to_owned();
         loop {
-            if let Ok(map) = self.router.routes.map() {
+            if !self.controller.is_member_of_cluster() {
+                if let Some(why) = self.controller.refused() {
+                    missing = format!("the node has not joined the cluster yet: {why}");
+                }
+            } else if let Ok(map) = self.router.routes.map() {
                 let open: Vec<_> = expected(&map, &self.router.host)
                     .map(|group| (group, self.router.residents.get(group)))
                     .collect();
@@ -199,7 +261,7 @@ impl Node {
     /// # Errors
     /// Where the log could not be closed cleanly; what was acknowledged is safe all the same.
     pub async fn shutdown(self, deadline: Duration) -> Result<(), Fatal> {
-        let Self { router, server, mut tasks } = self;
+        let Self { router, server, mut tasks, .. } = self;
         router.stopping.store(true, Ordering::Relaxed);
         tasks.shutdown().await;
         router.host.hand_over(deadline / 2).await;
@@ -211,20 +273,66 @@ impl Node {
     }
 }
 
+/// Where a node stands before it starts.
+struct Place {
+    /// What the cluster was born with.
+    born: ShardMap,
+    /// Whom it knows of a cluster that was born; `None` for a first member that has not heard of the birth yet.
+    known: Option<Acquaintance>,
+}
+
+impl Place {
+    /// What the disk remembers, what the configuration says, or what the seeds tell. Nothing is written.
+    async fn find(
+        config: &NodeConfig,
+        host_config: &HostConfig,
+        disk: &Arc<dyn Disk>,
+        network: &Arc<dyn Network>,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        let told = ShardMap { shards: config.shards, groups: config.groups };
+        let (born, known) = (birth::recall(disk).await?, Acquaintance::load(disk).await?);
+        match (born, known, &config.join) {
+            // It has joined before, or was a first member: the rest of its configuration says nothing new.
+            (Some(born), Some(known), join) if born.groups == 0 || join.is_some() => {
+                Ok(Self { born, known: Some(known) })
+            }
+            (Some(born), None, Some(_)) if born.groups > 0 => {
+                let why = "join must be left out: the data directory is that of a first member, which needs members";
+                Err(StartError::Config(why.to_owned()))
+            }
+            (_, _, Some(join)) => {
+                let (network, clock) = (network.clone(), clock.clone());
+                let told = joining::introduce(config, join, host_config.clone(), network, clock).await?;
+                Ok(Self { born: told.born, known: Some(told.known) })
+            }
+            (Some(born), None, None) if born.groups == 0 => {
+                let why = "join must name a node to ask: this one had not met its cluster when it stopped";
+                Err(StartError::Config(why.to_owned()))
+            }
+            (_, known, None) => Ok(Self { born: told, known }),
+        }
+    }
+}
+
 /// What this node says of itself to the controller, and with what it has the cluster born.
-fn settings(config: &NodeConfig, host: &Host) -> Settings {
-    let own = config.members.get(&config.node).cloned().unwrap_or_default();
+fn settings(config: &NodeConfig, host: &Host, known: Option<&Acquaintance>) -> Settings {
+    let own = config.address();
     let mut seeds = config.members.clone();
+    for (node, peer) in known.iter().flat_map(|known| &known.peers) {
+        seeds.entry(*node).or_insert_with(|| Address { peer: peer.clone(), http: String::new() });
+    }
     seeds.remove(&config.node);
     let spec = NodeSpec {
         peer: own.peer,
         http: own.http,
-        zone: String::new(),
-        weight: 1,
+        zone: config.zone.clone(),
+        weight: config.weight,
         incarnation: host.incarnation(),
     };
     let birth = Shape { shards: config.shards, groups: config.groups, replicas: REPLICAS };
-    Settings { seeds, spec, birth: Some(birth) }
+    let birth = known.is_none().then_some(birth);
+    Settings { seeds, named: known.map_or(Epoch(0), |known| known.named), spec, birth }
 }
 
 /// Answers other nodes.
@@ -235,10 +343,20 @@ struct Peers {
 }
 
 /// Who the members of a group are that this node leads, as a quorum has just confirmed.
-async fn members_of(residents: &Residents, group: GroupId) -> Option<BTreeSet<NodeId>> {
-    let replica = residents.get(group)?;
-    replica.group.read(|_| ()).await.ok()?;
-    let status = replica.group.status();
+async fn members_of(
+    residents: &Residents,
+    controller: &ControllerHandle,
+    group: GroupId,
+) -> Option<BTreeSet<NodeId>> {
+    match group {
+        CONTROLLER => confirmed_members(&controller.group()?).await,
+        group => confirmed_members(&residents.get(group)?.group).await,
+    }
+}
+
+async fn confirmed_members<M: Machine>(group: &Group<M>) -> Option<BTreeSet<NodeId>> {
+    group.read(|_| ()).await.ok()?;
+    let status = group.status();
     (status.role == Role::Leader && status.settled).then(|| status.members.into_keys().collect())
 }
 
@@ -256,7 +374,8 @@ impl Services for Peers {
             match service {
                 BATCH_SERVICE => router.serve(body, deadline).await,
                 CONTROLLER_SERVICE => {
-                    controller.serve(&body, deadline, |group| members_of(&router.residents, group)).await
+                    let members = |group| members_of(&router.residents, &controller, group);
+                    controller.serve(&body, deadline, members).await
                 }
                 MOVE_SERVICE => source.serve(&body).await,
                 _ => Err(Refusal::Unsupported(format!("service {service} is unknown"))),

@@ -1,16 +1,20 @@
 //! Which replicas live on this node: opened and dropped as the controller's map says.
 //!
-//! Owns the replicas. A replica is opened where the map wants or knows it on this node's present disk. It is dropped
-//! only where that costs the group nothing: where its leader, just confirmed by a quorum, says that this node is not a
-//! member, or where the whole group has ended. A map may be old, after a start above all, and a report may be behind:
-//! neither alone is ever a reason to drop.
+//! Owns the replicas, and what the disk remembers of the other nodes. A replica is opened where the map wants
+//! or knows it on this node's present disk. It is dropped only where that costs the group nothing: where its
+//! leader, just confirmed by a quorum, says that this node is not a member, or where the whole group has
+//! ended. A map may be old, after a start above all, and a report may be behind: neither alone is ever a
+//! reason to drop. The controller's own replica, which tells the map where there is one, is kept by the same
+//! rules.
 
+use crate::acquaintance::Acquaintance;
 use crate::machine::KvMachine;
+use crate::node::CONTROLLER;
 use crate::replica::{Bounds, Replica};
 use crate::shard_map::ShardMap;
 use proto::{ClusterMap, GroupId, GroupView, Incarnation, NodeId, ShardSet};
-use raftstore::{Address, Fatal, Group, Host, Member};
-use shardctrler::ControllerHandle;
+use raftstore::{Address, Disk, Fatal, Group, Host, Member};
+use shardctrler::{ControllerHandle, ControllerMachine};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -54,13 +58,17 @@ pub(crate) struct Residence {
     pub(crate) bounds: Bounds,
     /// The map that the cluster was born with, by which its first groups get their shards.
     pub(crate) born: ShardMap,
+    /// What the disk remembers of the cluster.
+    pub(crate) known: Option<Acquaintance>,
+    pub(crate) disk: Arc<dyn Disk>,
 }
 
-/// The groups of which this node is to have a replica, as the map wants or knows them on its present disk.
+/// The groups of data of which this node is to have a replica, as the map wants or knows them on its present
+/// disk.
 pub(crate) fn expected<'a>(map: &'a ClusterMap, host: &'a Host) -> impl Iterator<Item = GroupId> + 'a {
     let spent: Vec<GroupId> = shardctrler::spent(map).collect();
     let here = map.groups.iter().filter(|view| is_here(view, host));
-    here.map(|view| view.group).filter(move |group| !spent.contains(group))
+    here.map(|view| view.group).filter(move |group| *group != CONTROLLER && !spent.contains(group))
 }
 
 /// Whether the map wants or knows a replica on this node's present disk.
@@ -72,14 +80,17 @@ fn is_here(view: &GroupView, host: &Host) -> bool {
 
 impl Residence {
     /// Runs until it is dropped.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let mut map = self.controller.map();
         let mut births = JoinSet::new();
         loop {
             while births.try_join_next().is_some() {}
             let known = map.borrow_and_update().clone();
             let done = match known {
-                Some(map) => self.settle(&map, &mut births).await,
+                Some(map) => match self.note(&map).await {
+                    Ok(()) => self.settle(&map, &mut births).await,
+                    Err(fatal) => return self.host.fail(fatal),
+                },
                 None => true,
             };
             let changed = async {
@@ -94,10 +105,32 @@ impl Residence {
         }
     }
 
+    /// Has the disk remember whom the map names, before anything follows from it.
+    async fn note(&mut self, map: &ClusterMap) -> Result<(), Fatal> {
+        let node = self.host.node();
+        if self.controller.was_removed() {
+            let why = format!(
+                "{node} was removed from the cluster; to have it join again, start it with an empty data directory"
+            );
+            return Err(Fatal::Config(why));
+        }
+        let (shards, born) = (map.shard_map.shards, self.born.shards);
+        if shards != born {
+            return Err(Fatal::Config(format!("shards is {born} here, the cluster was born with {shards}")));
+        }
+        let before = self.known.as_ref();
+        let after = before.cloned().unwrap_or_default().after(map, node, self.controller.named());
+        if before != Some(&after) {
+            after.save(&self.disk).await?;
+            self.known = Some(after);
+        }
+        Ok(())
+    }
+
     /// Opens and drops; whether nothing is left to do.
     async fn settle(&self, map: &ClusterMap, births: &mut JoinSet<()>) -> bool {
         let wanted: BTreeSet<GroupId> = expected(map, &self.host).collect();
-        let mut done = true;
+        let mut done = self.settle_controller(map).await;
         for view in map.groups.iter().filter(|view| wanted.contains(&view.group)) {
             if self.residents.get(view.group).is_some() {
                 continue;
@@ -110,15 +143,41 @@ impl Residence {
                 }
             }
         }
-        let stored = self.host.stored_groups().into_iter().filter(|group| *group != GroupId(0));
+        let stored = self.host.stored_groups().into_iter().filter(|group| *group != CONTROLLER);
         for group in stored.filter(|group| !wanted.contains(group)) {
             done &= self.drop_unneeded(map, group).await;
         }
         done
     }
 
-    /// Opens a replica: as one of the group's first members where it is one and was not replaced since, as a learner
-    /// otherwise.
+    /// Opens the controller's replica as a learner, or drops it; whether nothing is left to do. Its first
+    /// members open theirs when they start, and as long as the map does not know the group, nobody is to have
+    /// another.
+    async fn settle_controller(&self, map: &ClusterMap) -> bool {
+        let Some(view) = map.groups.iter().find(|view| view.group == CONTROLLER) else { return true };
+        let is_open = self.controller.group().is_some();
+        match (is_here(view, &self.host), is_open) {
+            (true, true) => true,
+            (true, false) => match self.host.open_learner(CONTROLLER, ControllerMachine::new).await {
+                Ok(group) => {
+                    tracing::info!(node = %self.host.node(), group = %CONTROLLER, "replica is open");
+                    self.controller.set_group(Some(group));
+                    true
+                }
+                Err(fatal) => {
+                    tracing::warn!(group = %CONTROLLER, %fatal, "replica could not be opened");
+                    false
+                }
+            },
+            (false, _) if self.host.stored_groups().contains(&CONTROLLER) => {
+                self.drop_unneeded(map, CONTROLLER).await
+            }
+            (false, _) => true,
+        }
+    }
+
+    /// Opens a replica: as one of the group's first members where it is one and was not replaced since, as a
+    /// learner otherwise.
     async fn open(&self, map: &ClusterMap, view: &GroupView) -> Result<Arc<Replica>, Fatal> {
         let (node, incarnation) = (self.host.node(), self.host.incarnation());
         let is_first =
@@ -154,6 +213,8 @@ impl Residence {
                     Some(true) | None => return false,
                 }
             }
+            // The map may not know it yet.
+            None if group == CONTROLLER => return true,
             None => true,
         };
         // Whatever the map says must be what the controller says now.
@@ -161,6 +222,9 @@ impl Residence {
             return false;
         }
         self.residents.remove(group);
+        if group == CONTROLLER {
+            self.controller.set_group(None);
+        }
         match self.host.drop_group(group).await {
             Ok(()) => {
                 tracing::info!(%node, %group, "replica is dropped");

@@ -5,14 +5,19 @@
 //! the shards that its group serves, and whoever was sent to the wrong place is told, and sent on.
 
 use proto::{ClusterMap, Code, Epoch, Error, GroupId, NodeId, ShardId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+
+/// The most messages that wait at this node for shards to arrive; further ones are told that they have not.
+const WAITING_MAX: usize = 4_096;
 
 /// See the [module](self).
 pub(crate) struct Routes {
     map: watch::Receiver<Option<Arc<ClusterMap>>>,
     learnt: Mutex<Learnt>,
+    /// One permit for each message that may wait for a shard to arrive.
+    waiting: Semaphore,
 }
 
 #[derive(Default)]
@@ -24,7 +29,7 @@ struct Learnt {
 
 impl Routes {
     pub(crate) fn new(map: watch::Receiver<Option<Arc<ClusterMap>>>) -> Self {
-        Self { map, learnt: Mutex::default() }
+        Self { map, learnt: Mutex::default(), waiting: Semaphore::new(WAITING_MAX) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Learnt> {
@@ -40,12 +45,16 @@ impl Routes {
         self.map.borrow().clone().ok_or_else(unknown)
     }
 
+    /// The version of the map that is known here.
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        self.map.borrow().as_ref().map(|map| map.shard_map.epoch)
+    }
+
     /// The group that serves a shard, as far as is known here.
     pub(crate) fn group_of(&self, map: &ClusterMap, shard: ShardId) -> Option<GroupId> {
         let mut learnt = self.lock();
         if let Some(&(epoch, to)) = learnt.moved.get(&shard) {
-            let under_way = map.moves.iter().any(|moving| moving.shard == shard && moving.id == epoch);
-            if under_way || map.shard_map.epoch < epoch {
+            if is_news(map, shard, epoch) {
                 return Some(to);
             }
             learnt.moved.remove(&shard);
@@ -53,13 +62,25 @@ impl Routes {
         map.shard_map.owner_of(shard)
     }
 
-    /// All groups that serve shards, by the map and by what was learnt since.
-    pub(crate) fn groups(&self, map: &ClusterMap) -> Vec<GroupId> {
-        let owners = map.shard_map.runs.iter().map(|run| run.owner);
-        let mut groups: Vec<GroupId> = owners.chain(self.lock().moved.values().map(|(_, to)| *to)).collect();
-        groups.sort_unstable();
-        groups.dedup();
-        groups
+    /// All groups that may serve shards, and whether the map says that they do: of the others, those to which
+    /// shards are moving or have just moved, nobody knows yet whether they serve anything.
+    pub(crate) fn groups(&self, map: &ClusterMap) -> BTreeMap<GroupId, bool> {
+        let mut learnt = self.lock();
+        learnt.moved.retain(|&shard, &mut (epoch, _)| is_news(map, shard, epoch));
+        let moved = learnt.moved.values().map(|&(_, to)| (to, false));
+        let moving = map.moves.iter().map(|moving| (moving.to, false));
+        let owners = map.shard_map.runs.iter().map(|run| (run.owner, true));
+        moved.chain(moving).chain(owners).collect()
+    }
+
+    /// Whether any shard may be on its way, as far as is known here.
+    pub(crate) fn is_moving(&self, map: &ClusterMap) -> bool {
+        !map.moves.is_empty() || !self.lock().moved.is_empty()
+    }
+
+    /// A place among those who wait for shards to arrive, where there is one.
+    pub(crate) fn waiting_place(&self) -> Option<SemaphorePermit<'_>> {
+        self.waiting.try_acquire().ok()
     }
 
     /// Learns from a refusal of `group`.
@@ -80,16 +101,38 @@ impl Routes {
             }
             Code::NotLeader { group, leader: Some(leader) } => drop(learnt.leaders.insert(group, leader)),
             Code::NotLeader { group, leader: None } => drop(learnt.leaders.remove(&group)),
+            Code::NoLeader => drop(learnt.leaders.remove(&group)),
             _ => {}
         }
     }
 
-    /// Who is to be asked for a group of which this node has no replica: whoever was last said to lead it, or one of
-    /// its voters.
-    pub(crate) fn leader_of(&self, map: &ClusterMap, group: GroupId) -> Option<NodeId> {
+    /// Who is to be asked next for a group that this node does not lead, of those that were not `asked` yet:
+    /// whoever was last said to lead it, or else one of its members, who know.
+    pub(crate) fn next_to_ask(
+        &self,
+        map: &ClusterMap,
+        group: GroupId,
+        asked: &BTreeSet<NodeId>,
+    ) -> Option<NodeId> {
         let learnt = self.lock().leaders.get(&group).copied();
         let view = map.groups.iter().find(|view| view.group == group);
-        learnt.or_else(|| view.and_then(|view| view.leader.or(view.voters.keys().next().copied())))
+        let leader = view.and_then(|view| view.leader);
+        let members =
+            view.into_iter().flat_map(|view| view.voters.keys().chain(view.replicas.keys())).copied();
+        learnt.into_iter().chain(leader).chain(members).find(|node| !asked.contains(node))
+    }
+
+    /// Whether the map wants or knows a replica of `group` on `node`.
+    pub(crate) fn is_member(map: &ClusterMap, group: GroupId, node: NodeId) -> bool {
+        let view = map.groups.iter().find(|view| view.group == group);
+        view.is_some_and(|view| {
+            [&view.replicas, &view.voters, &view.learners].iter().any(|members| members.contains_key(&node))
+        })
+    }
+
+    /// A node answered as the leader of a group.
+    pub(crate) fn led_by(&self, group: GroupId, leader: NodeId) {
+        self.lock().leaders.insert(group, leader);
     }
 
     /// Whoever was said to lead a group could not be reached.
@@ -103,10 +146,18 @@ impl Routes {
     }
 }
 
+/// Whether the map does not know yet how a move of a shard has ended, so that its former group knows better.
+fn is_news(map: &ClusterMap, shard: ShardId, epoch: Epoch) -> bool {
+    let under_way = map.moves.iter().any(|moving| moving.shard == shard && moving.id == epoch);
+    under_way || map.shard_map.epoch < epoch
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::{ClusterSettings, MoveState, MoveView, ShardMap, ShardRun};
+    use proto::{
+        ClusterSettings, GroupState, GroupView, Incarnation, MoveState, MoveView, ShardMap, ShardRun,
+    };
 
     const SHARD: ShardId = ShardId(1);
 
@@ -152,16 +203,63 @@ mod tests {
         assert_eq!(group(map(8, 1, Some(8))), Some(1), "it is not there yet");
     }
 
-    /// Leaders are learnt from refusals, and forgotten.
+    /// Every group that may serve something is named, and none any more to which a shard went by a move that
+    /// is past: it may have ended since, and nobody would answer for it.
+    #[test]
+    fn groups_of_past_moves_are_not_asked() {
+        let routes = Routes::new(watch::Sender::new(None).subscribe());
+        let groups = |map: ClusterMap| routes.groups(&map);
+        assert_eq!(groups(map(4, 1, None)), [(GroupId(1), true)].into());
+        assert_eq!(groups(map(4, 1, Some(4))), [(GroupId(1), true), (GroupId(2), false)].into());
+        routes.learn(GroupId(1), &wrong(Some(3), 5));
+        assert_eq!(groups(map(4, 1, None)), [(GroupId(1), true), (GroupId(3), false)].into());
+        assert_eq!(groups(map(6, 1, None)), [(GroupId(1), true)].into());
+        assert_eq!(groups(map(4, 1, None)), [(GroupId(1), true)].into(), "it was forgotten");
+    }
+
+    /// Whoever is said to lead is asked first, then the members, each of them once.
     #[test]
     fn leaders_are_learnt() {
         let routes = Routes::new(watch::Sender::new(None).subscribe());
-        let (map, group) = (map(1, 1, None), GroupId(1));
-        assert_eq!(routes.leader_of(&map, group), None);
+        let (mut map, group) = (map(1, 1, None), GroupId(1));
+        let ask = |map: &ClusterMap, asked: &[u64]| {
+            let asked = asked.iter().map(|&node| NodeId(node)).collect();
+            routes.next_to_ask(map, group, &asked).map(|node| node.0)
+        };
+        assert_eq!(ask(&map, &[]), None);
+        let members = |nodes: &[u64]| nodes.iter().map(|&node| (NodeId(node), Incarnation(1))).collect();
+        map.groups.push(GroupView {
+            group,
+            state: GroupState::Serving,
+            weight: 1,
+            first: members(&[1, 2]),
+            replicas: members(&[2, 4]),
+            voters: members(&[1, 2]),
+            learners: members(&[]),
+            leader: Some(NodeId(2)),
+            preferred: None,
+        });
+        assert_eq!((ask(&map, &[]), ask(&map, &[2]), ask(&map, &[1, 2])), (Some(2), Some(1), Some(4)));
+        assert_eq!(ask(&map, &[1, 2, 4]), None);
         routes.learn(group, &Code::NotLeader { group, leader: Some(NodeId(3)) });
-        assert_eq!(routes.leader_of(&map, group), Some(NodeId(3)));
+        assert_eq!((ask(&map, &[]), ask(&map, &[3])), (Some(3), Some(2)));
+        routes.learn(group, &Code::NoLeader);
+        assert_eq!(ask(&map, &[]), Some(2), "it does not know");
+        routes.led_by(group, NodeId(3));
+        assert_eq!(ask(&map, &[]), Some(3));
         routes.forget_leader(group);
-        assert_eq!(routes.leader_of(&map, group), None);
+        assert_eq!(ask(&map, &[]), Some(2));
+        assert!(Routes::is_member(&map, group, NodeId(4)) && !Routes::is_member(&map, group, NodeId(3)));
         assert!(routes.map().is_err());
+    }
+
+    /// No more wait than there are places.
+    #[test]
+    fn those_who_wait_are_bounded() {
+        let routes = Routes::new(watch::Sender::new(None).subscribe());
+        let mut places: Vec<_> = (0..WAITING_MAX).map(|_| routes.waiting_place().unwrap()).collect();
+        assert!(routes.waiting_place().is_none());
+        places.pop();
+        assert!(routes.waiting_place().is_some());
     }
 }

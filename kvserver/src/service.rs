@@ -16,8 +16,8 @@ pub use admin::{
 pub use answer::{Answer, Answers, Operation, Record, Reply};
 pub use metrics::{MetricKind, MetricsText};
 pub use view::{
-    ClusterGroup, ClusterLimits, ClusterNode, ClusterView, FollowerStatus, GroupStatus, NodeStatus, Role,
-    SnapshotStatus,
+    ClusterGroup, ClusterLimits, ClusterNode, ClusterView, EndedMoveStatus, FollowerStatus, GroupStatus,
+    MoveStatus, NodeStatus, Role, SnapshotStatus,
 };
 
 use bytes::Bytes;
@@ -25,6 +25,8 @@ use futures_util::future::BoxFuture;
 use proto::{ClusterMap, Consistency, ControllerChange, ControllerReply, Epoch, Limits, ShardMap};
 use shardctrler::{ExecuteError, Plan};
 use std::fmt;
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 /// The node, as its front end sees it.
@@ -32,13 +34,13 @@ use tokio::time::Instant;
 /// Futures may be dropped at any time, for example when the front end stops: a write that was handed on by then
 /// may still take effect, and everything else must be as if it had never been asked.
 pub trait Service: Send + Sync + 'static {
-    /// Answers an encoded [`proto::BatchRequest`] with an encoded [`proto::BatchReply`]. Bytes go in and out, so
-    /// that a batch that is forwarded is never encoded again.
+    /// Answers an encoded [`proto::BatchRequest`] with an encoded [`proto::BatchReply`], and tells its sender how good
+    /// the way was that it took. Bytes go in and out, so that a batch that is forwarded is never encoded again.
     ///
     /// # Errors
     /// An error for the batch as a whole, of which nothing was done: `bad_request` where the bytes are not a
     /// batch, `batch_too_large`, `overloaded`. Whatever concerns one item stands in that item's answer.
-    fn batch(&self, request: Bytes) -> BoxFuture<'_, Result<Bytes, proto::Error>>;
+    fn batch(&self, request: Bytes) -> BoxFuture<'_, Result<BatchAnswer, proto::Error>>;
 
     /// Carries out the operations of a caller without a session of its own, item by item.
     ///
@@ -99,11 +101,33 @@ pub trait Service: Send + Sync + 'static {
     /// Appends the node's own gauges and counters to those of the front end.
     fn metrics(&self, into: &mut MetricsText);
 
+    /// Runs work that may block, and waits for it, where nothing else has to wait: on a thread that may block.
+    fn offload(&self, work: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let runtime = Handle::current();
+            if let Err(error) = spawn_blocking(move || runtime.block_on(work)).await {
+                tracing::error!(%error, "work was lost");
+            }
+        })
+    }
+
     /// How many shards the cluster was born with. Never changes.
     fn shards(&self) -> u32;
 
     /// How large keys, values and batches may be. Never change while the node runs.
     fn limits(&self) -> Limits;
+}
+
+/// What comes back for an encoded batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BatchAnswer {
+    /// An encoded [`proto::BatchReply`].
+    pub reply: Bytes,
+    /// The version of the map that this node knows; none where it knows none yet.
+    pub epoch: Option<Epoch>,
+    /// How many of the operations on single keys were sent on to another node, which leads their groups: a sender
+    /// with a fresh view of the cluster would have gone there.
+    pub forwarded: usize,
 }
 
 /// Operations to carry out for one caller.

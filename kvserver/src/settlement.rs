@@ -58,6 +58,8 @@ struct Pending {
     stamped: Stamped,
     /// Whether any attempt so far may have taken effect; never cleared.
     unknown: bool,
+    /// Whether the last attempt met a shard between two groups: the route has waited for it by then.
+    moving: bool,
 }
 
 /// What is to be done about an error.
@@ -107,6 +109,9 @@ pub(crate) async fn settle(
         again.extend(settlement.go_on_waiting(waiting, terms.left() <= pause));
         pending = again;
         if !pending.is_empty() && !at_once {
+            if pending.iter().all(|open| open.moving) {
+                pause = RETRY_MIN;
+            }
             tokio::time::sleep(jittered(pause)).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
@@ -125,8 +130,12 @@ impl<'a> Settlement<'a> {
             _ => Stamped::Not,
         };
         let pending = call.operations.iter().enumerate();
-        let pending =
-            pending.map(|(at, operation)| Pending { at, stamped: stamped(at, operation), unknown: false });
+        let pending = pending.map(|(at, operation)| Pending {
+            at,
+            stamped: stamped(at, operation),
+            unknown: false,
+            moving: false,
+        });
         let answers = vec![None; call.operations.len()];
         let (queue, turns, bytes_left) =
             (FuturesUnordered::new(), BTreeMap::new(), Some(call.answer_bytes_max));
@@ -241,6 +250,7 @@ impl<'a> Settlement<'a> {
     /// What an error of one attempt means for the operation, all its attempts taken together.
     fn verdict(&self, open: &mut Pending, error: Error) -> Verdict {
         let is_read = self.call.operations[open.at].is_read();
+        open.moving = matches!(error.code, Code::WrongGroup { .. });
         match error.code {
             // Only the machine says these, and says of this stamp what it said the first time: whatever became of
             // earlier attempts, this is what the write came to.

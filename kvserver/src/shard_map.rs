@@ -7,7 +7,8 @@ use proto::{GroupId, ShardId, ShardSet};
 pub struct ShardMap {
     /// How many shards there are; from 1.
     pub shards: u32,
-    /// How many groups hold data, numbered from 1; at most one for each shard.
+    /// How many groups hold data, numbered from 1; at most one for each shard. 0 on a node that joined the cluster, for
+    /// whom all of them were born long ago.
     pub groups: u32,
 }
 

@@ -1,17 +1,19 @@
-//! What a group's leader does for the controller: it changes the group's members, one step at a time, reports who they
-//! are, and hands leadership to whom it belongs.
+//! What a group's leader does for the controller: it changes the group's members, one step at a time, reports
+//! who they are, and hands leadership to whom it belongs.
 //!
-//! Relies on [`shardctrler::next_step`] for what to do and on raftstore for doing it safely: every step may be said
-//! again by a successor, and a step that was decided by an old map is refused or does no harm. Must never take two
-//! steps at once in one group.
+//! The controller's own group is looked after like any other, by whoever leads it. Relies on
+//! [`shardctrler::next_step`] for what to do and on raftstore for doing it safely: every step may be said
+//! again by a successor, and a step that was decided by an old map is refused or does no harm. Must never
+//! take two steps at once in one group.
 
+use crate::node::CONTROLLER;
 use crate::replica::Replica;
 use crate::residence::Residents;
 use proto::{
     ClusterMap, ControllerChange, Epoch, GroupId, GroupView, Incarnation, MembersReport, NodeId, NodeState,
 };
-use raftstore::{Address, GroupStatus, Member, MemberError, Role};
-use shardctrler::{ControllerHandle, Disk, Members, MembershipStep, next_step};
+use raftstore::{Address, Group, GroupStatus, Machine, Member, MemberError, Role};
+use shardctrler::{ControllerHandle, ControllerMachine, Disk, Members, MembershipStep, next_step};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,13 +42,18 @@ pub(crate) struct Stewardship {
 }
 
 impl Stewardship {
+    fn held(&self) -> Vec<Held> {
+        let data = self.residents.all().into_iter().map(Held::Data);
+        data.chain(self.controller.group().map(Held::Own)).collect()
+    }
+
     /// Runs until it is dropped, and what it has begun with it.
     pub(crate) async fn run(self) {
         let map = self.controller.map();
         let mut under_way: BTreeSet<GroupId> = BTreeSet::new();
         let mut led_since: BTreeMap<GroupId, (u64, Instant)> = BTreeMap::new();
-        // The map's leaders are hints that do not raise its epoch: who waits for them to come back would report for
-        // ever.
+        // The map's leaders are hints that do not raise its epoch: who waits for them to come back would
+        // report for ever.
         let mut heard: BTreeMap<GroupId, MembersReport> = BTreeMap::new();
         let mut tasks: JoinSet<(GroupId, Option<MembersReport>)> = JoinSet::new();
         loop {
@@ -65,14 +72,14 @@ impl Stewardship {
             }
             let known = map.borrow().clone();
             if let Some(map) = known {
-                for replica in self.residents.all() {
-                    let group = replica.group.id();
-                    if !replica.group.leads() {
+                for held in self.held() {
+                    let group = held.id();
+                    if !held.leads() {
                         led_since.remove(&group);
                         heard.remove(&group);
                         continue;
                     }
-                    let status = replica.group.status();
+                    let status = held.status();
                     if status.role != Role::Leader {
                         continue;
                     }
@@ -81,18 +88,61 @@ impl Stewardship {
                         *since = (status.term, Instant::now());
                     }
                     let rested = since.1.elapsed() >= REST;
-                    let Some(view) = map.groups.iter().find(|view| view.group == group) else { continue };
                     if under_way.contains(&group) || !status.settled || status.joint {
                         continue;
                     }
-                    if let Some(duty) = duty(&map, view, &status, heard.get(&group), rested) {
+                    if let Some(duty) = duty(&map, &status, heard.get(&group), rested) {
                         under_way.insert(group);
                         let controller = self.controller.clone();
-                        tasks.spawn(async move { (group, carry_out(&controller, &replica, duty).await) });
+                        tasks.spawn(async move { (group, held.carry_out(&controller, duty).await) });
                     }
                 }
             }
             sleep(PACE).await;
+        }
+    }
+}
+
+/// A group of which this node has a replica.
+enum Held {
+    Data(Arc<Replica>),
+    Own(Group<ControllerMachine>),
+}
+
+impl Held {
+    fn id(&self) -> GroupId {
+        match self {
+            Self::Data(replica) => replica.group.id(),
+            Self::Own(group) => group.id(),
+        }
+    }
+
+    fn leads(&self) -> bool {
+        match self {
+            Self::Data(replica) => replica.group.leads(),
+            Self::Own(group) => group.leads(),
+        }
+    }
+
+    fn status(&self) -> GroupStatus {
+        match self {
+            Self::Data(replica) => replica.group.status(),
+            Self::Own(group) => group.status(),
+        }
+    }
+
+    /// Does it; the report that the controller has heard, where it was one.
+    async fn carry_out(&self, controller: &ControllerHandle, duty: Duty) -> Option<MembersReport> {
+        match self {
+            Self::Data(replica) => {
+                // Only those who were there at the birth know which shards the group is born with.
+                if let (Duty::Step(_), Err(missing)) = (&duty, replica.ready(Duration::ZERO).await) {
+                    tracing::debug!(group = %self.id(), missing, "members do not change yet");
+                    return None;
+                }
+                carry_out(controller, &replica.group, duty).await
+            }
+            Self::Own(group) => carry_out(controller, group, duty).await,
         }
     }
 }
@@ -113,19 +163,17 @@ enum Step {
     Remove(NodeId),
 }
 
-/// What is to be done next for a group that this node leads, if anything; `heard` is what the controller last heard of
-/// it from here.
-fn duty(
-    map: &ClusterMap,
-    view: &GroupView,
-    status: &GroupStatus,
-    heard: Option<&MembersReport>,
-    rested: bool,
-) -> Option<Duty> {
+/// What is to be done next for a group that this node leads, if anything; `heard` is what the controller last
+/// heard of it from here.
+fn duty(map: &ClusterMap, status: &GroupStatus, heard: Option<&MembersReport>, rested: bool) -> Option<Duty> {
     let of = |nodes: &[NodeId]| -> BTreeMap<NodeId, Incarnation> {
         nodes.iter().map(|node| (*node, status.incarnations.get(node).copied().unwrap_or_default())).collect()
     };
     let (voters, learners) = (of(&status.voters), of(&status.learners));
+    let view = map.groups.iter().find(|view| view.group == status.group);
+    if view.is_none() && status.group != CONTROLLER {
+        return None;
+    }
     let is_heard = heard.is_some_and(|heard| {
         heard.term == status.term && heard.voters == voters && heard.learners == learners
     });
@@ -139,6 +187,7 @@ fn duty(
             leader: Some(status.node),
         }));
     }
+    let view: &GroupView = view?;
     let disks = map.nodes.iter().map(|node| {
         let live = node.state != NodeState::Dead;
         (node.node, Disk { incarnation: node.spec.incarnation, live })
@@ -174,9 +223,11 @@ fn duty(
     ready.then_some(Duty::HandOver(preferred))
 }
 
-/// Does it; the report that the controller has heard, where it was one.
-async fn carry_out(controller: &ControllerHandle, replica: &Replica, duty: Duty) -> Option<MembersReport> {
-    let group = &replica.group;
+async fn carry_out<M: Machine>(
+    controller: &ControllerHandle,
+    group: &Group<M>,
+    duty: Duty,
+) -> Option<MembersReport> {
     let taken = match &duty {
         Duty::Report(report) => {
             let change = ControllerChange::MembersReport(report.clone());

@@ -38,6 +38,10 @@ enum Event {
     Step(Index),
     /// The driver of a shard's move is another from now on.
     Successor(u32),
+    /// A group is led by its other replica from now on, and nobody asks the former leader for anything again.
+    Lead(usize),
+    /// The replica of a group that does not lead restarts from a snapshot: what it noted is gone.
+    RestartFollower(usize),
     /// A machine is replaced by one loaded from a copy of it.
     Restart(usize, usize),
     /// The next piece of a copy of a machine that is made all the while.
@@ -78,6 +82,8 @@ fn event() -> impl Strategy<Value = Event> {
         14 => any::<Index>().prop_map(Event::Step),
         2 => (0..SHARDS).prop_map(Event::Successor),
         1 => (0..2_usize, 1..500_usize).prop_map(|(at, bytes_max)| Event::Restart(at, bytes_max)),
+        3 => (0..2_usize).prop_map(Event::Lead),
+        1 => (0..2_usize).prop_map(Event::RestartFollower),
         6 => (0..2_usize, 1..500_usize).prop_map(|(at, bytes_max)| Event::Snapshot(at, bytes_max)),
         2 => (0..2_usize, 0..2000_u64).prop_map(|(at, jump_ms)| Event::Clock(at, jump_ms)),
     ]
@@ -114,10 +120,15 @@ struct Copying {
 
 struct World {
     machines: [KvMachine; 2],
+    /// The other replica of each group: whatever is applied to one is applied to the other.
+    followers: [KvMachine; 2],
+    /// The index of the last entry of each group's log.
+    indexes: [u64; 2],
+    /// How many copies were gone on with by another replica.
+    resumed: u64,
     clocks: [u64; 2],
     model: KvMachine,
     epoch: u64,
-    tokens: u64,
     owners: BTreeMap<ShardId, usize>,
     moves: BTreeMap<ShardId, Move>,
     /// Every step that was ever proposed, and to whom.
@@ -125,6 +136,22 @@ struct World {
     clients: BTreeMap<(u128, ShardId), Client>,
     writes: Vec<Sent>,
     snapshots: [(CopyId, Vec<Vec<u8>>); 2],
+}
+
+/// What is loaded from a copy of a machine.
+fn loaded(machine: &mut KvMachine, bytes_max: usize) -> KvMachine {
+    let copy = machine.copy_begin();
+    let mut loaded = KvMachine::new();
+    loop {
+        let step = machine.copy_next(copy, bytes_max);
+        loaded.load(&step.bytes).expect("the pieces of a copy load");
+        if step.remaining == 0 {
+            break;
+        }
+    }
+    machine.copy_end(copy);
+    assert_eq!(loaded.digest(), machine.digest());
+    loaded
 }
 
 fn group(at: usize) -> GroupId {
@@ -137,18 +164,22 @@ impl World {
         let owners: BTreeMap<ShardId, usize> =
             (0..SHARDS).map(|shard| (ShardId(shard), usize::from(shard + 1 == SHARDS))).collect();
         let mut machines = [KvMachine::new(), KvMachine::new()];
-        for (at, machine) in machines.iter_mut().enumerate() {
+        let mut followers = [KvMachine::new(), KvMachine::new()];
+        for at in 0..2 {
             let shards = owners.iter().filter(|(_, owner)| **owner == at).map(|(shard, _)| *shard).collect();
             let command = proto::encode(&Command::Own { shards, epoch: Epoch(1) });
-            machine.apply(Moment { index: 0, time_ms: 0 }, &command);
+            machines[at].apply(Moment { index: 0, time_ms: 0 }, &command);
+            followers[at].apply(Moment { index: 0, time_ms: 0 }, &command);
         }
         let snapshots = [0, 1].map(|at: usize| (machines[at].copy_begin(), vec![]));
         Self {
             machines,
+            followers,
+            indexes: [0, 0],
+            resumed: 0,
             clocks: [1_000_000_000, 7_000_500],
             model: owning(KvMachine::new(), SHARDS),
             epoch: 1,
-            tokens: 0,
             owners,
             moves: BTreeMap::new(),
             steps: vec![],
@@ -184,6 +215,8 @@ impl World {
                 }
             }
             Event::Restart(at, bytes_max) => self.restart(*at, *bytes_max),
+            Event::Lead(at) => self.lead(*at),
+            Event::RestartFollower(at) => self.followers[*at] = loaded(&mut self.machines[*at], 500),
             Event::Snapshot(at, bytes_max) => self.snapshot(*at, *bytes_max),
             Event::Clock(at, jump_ms) => self.clocks[*at] += jump_ms,
         }
@@ -230,8 +263,7 @@ impl World {
         let (shard, bytes) = self.writes[which].clone();
         let serves = self.serving(shard) == [at];
         let before = self.machines[at].usage();
-        let moment = Moment { index: 1, time_ms: self.clocks[at] };
-        let answer = self.machines[at].apply(moment, &bytes);
+        let answer = self.apply(at, &bytes);
         if !serves {
             let refused = proto::decode::<Answer<'_>>(&answer)
                 .expect("an answer is well formed")
@@ -247,6 +279,24 @@ impl World {
         };
         let sender = self.clients.get_mut(&(stamp.client.0, shard)).expect("it has sent");
         sender.open.remove(&stamp.sequence.0);
+    }
+
+    /// Both replicas of a group apply the next entry of its log.
+    fn apply(&mut self, at: usize, bytes: &[u8]) -> bytes::Bytes {
+        self.indexes[at] += 1;
+        let moment = Moment { index: self.indexes[at], time_ms: self.clocks[at] };
+        let answer = self.machines[at].apply(moment, bytes);
+        assert_eq!(answer, self.followers[at].apply(moment, bytes));
+        answer
+    }
+
+    /// The other replica leads. What is made all the while of the one that led before begins anew.
+    fn lead(&mut self, at: usize) {
+        std::mem::swap(&mut self.machines[at], &mut self.followers[at]);
+        self.snapshots[at] = (self.machines[at].copy_begin(), vec![]);
+        for moving in self.moves.values_mut().filter(|moving| moving.from == at || moving.to == at) {
+            moving.copy = None;
+        }
     }
 
     fn start(&mut self, shard: ShardId) {
@@ -270,8 +320,7 @@ impl World {
     /// Steps are taken, were taken, or are refused: never for what their bytes are.
     fn deliver(&mut self, which: usize) {
         let (at, bytes) = self.steps[which].clone();
-        let moment = Moment { index: 1, time_ms: self.clocks[at] };
-        let answer = self.machines[at].apply(moment, &bytes);
+        let answer = self.apply(at, &bytes);
         let answer = proto::decode::<LifecycleAnswer>(&answer).expect("an answer is well formed");
         let is_malformed =
             matches!(answer, Err(LifecycleError::Piece { .. } | LifecycleError::Invalid { .. }));
@@ -310,8 +359,16 @@ impl World {
         let (epoch, from, to) = (moving.epoch, moving.from, moving.to);
         let state = self.machines[to].lifecycle(shard);
         let Some(copying) = &moving.copy else {
-            self.tokens += 1;
-            let token = CopyToken(self.tokens);
+            if let ShardState::Importing { copy, next, complete: false, .. } = state
+                && state.epoch() == epoch
+                && self.resume(shard, copy, next, bytes_max)
+            {
+                return;
+            }
+            self.propose(from, shard, epoch, MoveStep::Export, true);
+            let exports = self.machines[from].exports();
+            let exported = exports.into_iter().find(|(of, by, _)| (*of, *by) == (shard, epoch));
+            let Some((_, _, token)) = exported else { return };
             self.machines[from].shard_copy_begin(shard, token).expect("the source holds the shard");
             self.next_piece(shard, token, 0, bytes_max);
             return self.propose(
@@ -356,6 +413,24 @@ impl World {
         }
     }
 
+    /// Goes on with a copy that the destination knows and this driver does not: behind two empty pieces, so
+    /// that no piece that was ever handed out for it is taken in any more.
+    fn resume(&mut self, shard: ShardId, copy: CopyToken, next: u64, bytes_max: usize) -> bool {
+        let moving = &self.moves[&shard];
+        let (epoch, from, to) = (moving.epoch, moving.from, moving.to);
+        for number in [next, next + 1] {
+            let step = MoveStep::ImportPiece { copy, number, end: PieceEnd::More, bytes: b"" };
+            self.propose(to, shard, epoch, step, true);
+        }
+        let held = self.machines[to].held(shard);
+        if self.machines[from].shard_copy_resume(shard, copy, &held).is_err() {
+            return false;
+        }
+        self.resumed += 1;
+        self.next_piece(shard, copy, next + 2, bytes_max);
+        true
+    }
+
     fn end_copy(&mut self, shard: ShardId) {
         let moving = self.moves.get_mut(&shard).expect("it moves");
         let token = moving.copy.take().expect("it is copied").token;
@@ -377,16 +452,7 @@ impl World {
     }
 
     fn restart(&mut self, at: usize, bytes_max: usize) {
-        let copy = self.machines[at].copy_begin();
-        let mut machine = KvMachine::new();
-        loop {
-            let step = self.machines[at].copy_next(copy, bytes_max);
-            machine.load(&step.bytes).expect("the pieces of a copy load");
-            if step.remaining == 0 {
-                break;
-            }
-        }
-        assert_eq!(machine.digest(), self.machines[at].digest());
+        let mut machine = loaded(&mut self.machines[at], bytes_max);
         self.snapshots[at] = (machine.copy_begin(), vec![]);
         self.machines[at] = machine;
     }
@@ -421,6 +487,9 @@ impl World {
         }
         assert!(self.clients.values().all(|client| client.open.is_empty()));
         self.compare();
+        for at in 0..2 {
+            assert_eq!(self.machines[at].digest(), self.followers[at].digest());
+        }
         // What is past does nothing any more, in whatever order it comes.
         let before = [0, 1].map(|at: usize| self.states(at));
         (0..self.steps.len()).rev().for_each(|which| self.deliver(which));
@@ -489,5 +558,53 @@ fn moves_arrive() {
         (0..30).for_each(|_| world.take(&Event::Drive(0, 100, true)));
         assert_eq!((world.serving(ShardId(0)), world.moves.len()), (vec![1 - owner], 0));
     }
+    world.end();
+}
+
+/// A source's other replica goes on with a copy, whatever changed meanwhile on either side of what was handed
+/// out: keys written, gone, come and gone again, and it is taken in whole.
+#[test]
+fn another_replica_goes_on() {
+    let write = |kind: u8, key: &[u8], fill: u8| Write {
+        shard: 0,
+        client: Some(u128::from(fill)),
+        kind,
+        key: key.to_vec(),
+        value: vec![fill; 60],
+        expect: Expect::Any,
+    };
+    let mut world = World::new();
+    let put = |world: &mut World, written: Write| {
+        world.take(&Event::Write(written));
+        world.arrive(world.writes.len() - 1, 0);
+    };
+    for key in 0..3_u8 {
+        (0..3_u8).for_each(|second| put(&mut world, write(0, &[key, second], 1)));
+    }
+    world.take(&Event::Move(0));
+    // ImportBegin, then pieces of a record or two each.
+    (0..9).for_each(|_| world.take(&Event::Drive(0, 101, true)));
+    let ShardState::Importing { next, copy, .. } = world.machines[1].lifecycle(ShardId(0)) else {
+        panic!("it comes in")
+    };
+    assert!((2..8).contains(&next), "it came in in part: {next}");
+    put(&mut world, write(2, &[0, 0], 2));
+    put(&mut world, write(0, &[0, 1], 2));
+    put(&mut world, write(0, &[0], 2));
+    put(&mut world, write(2, &[0], 2));
+    put(&mut world, write(2, &[2, 2], 2));
+    put(&mut world, write(0, &[2], 2));
+    world.take(&Event::Lead(0));
+    (0..200).for_each(|_| world.take(&Event::Drive(0, 101, true)));
+    assert_eq!((world.resumed, world.serving(ShardId(0)), world.moves.len()), (1, vec![1], 0), "{copy}");
+    world.end();
+
+    // A replica that was loaded meanwhile knows nothing of what changed, and says so.
+    world.take(&Event::Move(0));
+    (0..9).for_each(|_| world.take(&Event::Drive(0, 101, true)));
+    world.take(&Event::RestartFollower(1));
+    world.take(&Event::Lead(1));
+    (0..200).for_each(|_| world.take(&Event::Drive(0, 101, true)));
+    assert_eq!((world.resumed, world.serving(ShardId(0)), world.moves.len()), (1, vec![0], 0));
     world.end();
 }

@@ -175,6 +175,9 @@ pub enum MoveStep<'a> {
     /// Source: serves the shard again, and does not freeze it for this move any more. Only once the
     /// destination is known to have aborted.
     Thaw,
+    /// Source: every replica notes from here on what changes in the shard, so that whichever leads can go on with a copy
+    /// that another has begun. What an earlier one noted is forgotten.
+    Export,
 }
 
 /// What follows a piece of a copy.

@@ -11,7 +11,7 @@ use proto::{
 fn golden_steps() {
     let copy = CopyToken(300);
     let piece = |end| MoveStep::ImportPiece { copy, number: 5, end, bytes: b"xy" };
-    let golden: [(MoveStep<'_>, &[u8]); 9] = [
+    let golden: [(MoveStep<'_>, &[u8]); 10] = [
         (MoveStep::ImportBegin { from: GroupId(4), copy }, &[0, 4, 251, 44, 1]),
         (piece(PieceEnd::More), &[1, 251, 44, 1, 5, 0, 2, b'x', b'y']),
         (piece(PieceEnd::Last), &[1, 251, 44, 1, 5, 1, 2, b'x', b'y']),
@@ -21,6 +21,7 @@ fn golden_steps() {
         (MoveStep::Drop, &[4]),
         (MoveStep::Abort, &[5]),
         (MoveStep::Thaw, &[6]),
+        (MoveStep::Export, &[7]),
     ];
     for (step, bytes) in golden {
         let command = Command::Move(MoveCommand { shard: ShardId(7), epoch: Epoch(9), step });

@@ -1,17 +1,19 @@
 //! Keeps a group's log short: makes a snapshot when enough bytes were applied since the last one, then purges
-//! the log behind it.
+//! the log behind it; and keeps snapshots small: makes one when the data has shrunk below half of the last one.
 //!
 //! Bytes decide, not entries, so that the disk stays bounded whatever the entries' size. What stays behind the
 //! snapshot: `log_bytes_kept`, so that a follower which lags a little is served from the log; and what a
 //! follower needs that is being sent an older snapshot or follows in the log, unless the log has outgrown that:
-//! then such a follower's stream is ended (see [`LogFloor`]),
-//! and it starts over with a newer one.
+//! then such a follower's stream is ended (see [`LogFloor`]), and it starts over with a newer one. The log has
+//! outgrown it before so much of the bound on disk is taken that writers would have to wait for the follower's
+//! sake (see [`crate::flow_control`]).
 //!
 //! Replicas apply the same bytes, so left alone they would all make their snapshots at once, and a write would find
 //! no majority of idle disks. So a replica's first snapshot after its start comes early, by its place among the
 //! voters, and those that follow keep about that distance; where snapshots have become twice as far apart, so again.
 
 use crate::config::RaftConfig;
+use crate::flow_control::{FlowControl, disk_bytes_max};
 use crate::group::stop_reason;
 use crate::machine::Machine;
 use crate::replica::{Shared, StateMachine};
@@ -29,9 +31,18 @@ const PACE: Duration = Duration::from_millis(200);
 /// How long an idle group is left alone between two looks.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// How many times the least bytes that make a snapshot due the log may hold before followers stop holding it, unless the
-/// last snapshot is larger than that: whoever is sent a snapshot has to take it in before as much was written anew.
-const LOG_OUTGROWN: u64 = 3;
+/// The part of the data that the disk's bound still has room for, beside the next snapshot, when that is due. Half of
+/// that is what the log may grow by while it is made. Less room makes for fewer snapshots and slower writers beside
+/// each; see `compaction/simulation.rs`.
+const COPY_ROOM_SHARE: u64 = 2;
+
+/// The part that is left to the copy where followers hold the log: enough for it to let the log grow by its least
+/// share.
+const HELD_ROOM_SHARE: u64 = 3;
+
+/// However little room there is, the log grows by this part of the data between two snapshots: a disk that only makes
+/// snapshots serves nobody.
+const LEAST_DUE_SHARE: u64 = 8;
 
 /// What the log holds, in entries and bytes: enough to turn bytes to keep into entries to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,16 +63,30 @@ fn spreads(due_bytes: u64, spread_over: u64) -> bool {
     due_bytes >= spread_over.saturating_mul(2)
 }
 
-/// The bytes of log that make a snapshot due, after one of `last_bytes` during which the log grew by `grown_bytes`.
+/// The bytes of log that make a snapshot due, where the last one took `last_bytes` and one would take `data_bytes` now.
 ///
-/// While a snapshot is made, the disk holds the last one, the new one and the log since the last one, and is to hold
-/// three times the data at most. What the log grows by meanwhile counts three times: in the log, and as what was
-/// copied again, in both snapshots. So the more there is written, the sooner the next one begins; with little, half
-/// of the last one is the bound, for a restart replays what is in the log.
-fn due_bytes(config: &RaftConfig, last_bytes: u64, grown_bytes: u64) -> u64 {
-    let data_bytes = last_bytes.saturating_sub(grown_bytes);
-    let room = (data_bytes / 4 * 3).saturating_sub(grown_bytes.saturating_mul(3));
-    config.snapshot_log_bytes_min.max(room.clamp(last_bytes / 5, last_bytes / 2))
+/// While it is made, the disk holds the last one, the new one and the log since the last one. What the log grows by
+/// meanwhile may count twice, for it may be copied again. So the more the last one takes beyond the data, the sooner
+/// the next one begins; half of the last one is the most, for a restart replays what is in the log.
+fn due_bytes(config: &RaftConfig, last_bytes: u64, data_bytes: u64) -> u64 {
+    let room = room(config, last_bytes, data_bytes, data_bytes / COPY_ROOM_SHARE);
+    room.min(last_bytes / 2).max(data_bytes / LEAST_DUE_SHARE).max(config.snapshot_log_bytes_min)
+}
+
+/// The bytes of log from which followers do not hold it any more.
+fn outgrown_bytes(config: &RaftConfig, last_bytes: u64, data_bytes: u64) -> u64 {
+    room(config, last_bytes, data_bytes, data_bytes / HELD_ROOM_SHARE).max(config.snapshot_log_bytes_min)
+}
+
+/// What the disk's bound has room for beside the last snapshot, the next one and what that needs to be made.
+fn room(config: &RaftConfig, last_bytes: u64, data_bytes: u64, needed_bytes: u64) -> u64 {
+    let taken = last_bytes.saturating_add(data_bytes).saturating_add(needed_bytes);
+    disk_bytes_max(config, data_bytes).saturating_sub(taken)
+}
+
+/// Whether so little is left of the data that the last snapshot is mostly a waste of the disk.
+fn has_shrunk(config: &RaftConfig, last_bytes: u64, data_bytes: u64) -> bool {
+    data_bytes < last_bytes / 2 && last_bytes - data_bytes >= config.snapshot_log_bytes_min
 }
 
 /// The bytes after which the replica at `place` of so many `voters` makes a snapshot: the last one, and whoever is not
@@ -95,32 +120,33 @@ pub(crate) struct Compactor<M: Machine> {
     pub(crate) snapshots: SnapshotStore,
     pub(crate) config: RaftConfig,
     pub(crate) floor: LogFloor,
-    /// Bytes of this group's log that are not purged.
-    pub(crate) live_bytes: Box<dyn Fn() -> u64 + Send + Sync>,
+    pub(crate) flow: Arc<FlowControl>,
+}
+
+/// What a look at a replica says of its disk.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    /// The last snapshot.
+    last_bytes: u64,
+    /// What a snapshot would take now; 0 where that is neither known nor of any importance.
+    data_bytes: u64,
 }
 
 impl<M: Machine> Compactor<M> {
     /// Runs until the group stops.
     pub(crate) async fn run(self) {
         let mut applied = self.shared.applied();
-        let (mut covered_bytes, mut grown_bytes, mut spread_over) = (0, 0, 0);
+        let mut spread_over = 0;
         // The first look comes unasked: what was replayed at start may be a snapshot's worth already.
         loop {
-            let applied_bytes = self.shared.applied_bytes();
-            let due_bytes = self.due_bytes(grown_bytes);
-            let spreads = spreads(due_bytes, spread_over);
-            let (place, voters) = if spreads { self.place() } else { (1, 1) };
-            if applied_bytes - covered_bytes >= first_due(due_bytes, spread_over, place, voters) {
+            let mut sizes = self.sizes();
+            if self.is_due(sizes, &mut spread_over) {
                 if !self.snapshot().await {
                     return;
                 }
-                covered_bytes = applied_bytes;
-                grown_bytes = self.shared.applied_bytes() - applied_bytes;
-                if spreads {
-                    spread_over = due_bytes;
-                }
+                sizes = self.sizes();
             }
-            if !self.purge().await {
+            if !self.purge(sizes).await {
                 return;
             }
             // This task shares the machine, so the end of `applied` never comes: the group's does.
@@ -135,9 +161,26 @@ impl<M: Machine> Compactor<M> {
         }
     }
 
-    fn due_bytes(&self, grown_bytes: u64) -> u64 {
+    fn sizes(&self) -> Sizes {
         let last_bytes = self.snapshots.current().map_or(0, |snapshot| snapshot.bytes);
-        due_bytes(&self.config, last_bytes, grown_bytes)
+        let (least, (_, voters)) = (self.config.snapshot_log_bytes_min, self.place());
+        // The machine is asked only where its size may matter: where a snapshot may be due, or the log outgrown.
+        let matters = last_bytes >= least
+            || self.shared.uncovered_bytes() >= least / voters
+            || self.flow.log_bytes() >= least;
+        Sizes { last_bytes, data_bytes: if matters { self.shared.data_bytes() } else { 0 } }
+    }
+
+    /// Whether a snapshot is to be made; `spread_over` is what [`first_due`] says of it.
+    fn is_due(&self, Sizes { last_bytes, data_bytes }: Sizes, spread_over: &mut u64) -> bool {
+        let due_bytes = due_bytes(&self.config, last_bytes, data_bytes);
+        let spreads = spreads(due_bytes, *spread_over);
+        let (place, voters) = if spreads { self.place() } else { (1, 1) };
+        let is_due = self.shared.uncovered_bytes() >= first_due(due_bytes, *spread_over, place, voters);
+        if is_due && spreads {
+            *spread_over = due_bytes;
+        }
+        is_due || has_shrunk(&self.config, last_bytes, data_bytes)
     }
 
     /// This replica's place among the voters, from 1, and their number; `(1, 1)` for whoever is none.
@@ -169,14 +212,8 @@ impl<M: Machine> Compactor<M> {
         true
     }
 
-    /// The bytes of log from which followers do not hold it any more.
-    fn outgrown_bytes(&self) -> u64 {
-        let last_bytes = self.snapshots.current().map_or(0, |snapshot| snapshot.bytes);
-        self.config.snapshot_log_bytes_min.saturating_mul(LOG_OUTGROWN).max(last_bytes)
-    }
-
     /// Purges what may be; `false` once the group has stopped.
-    async fn purge(&self) -> bool {
+    async fn purge(&self, Sizes { last_bytes, data_bytes }: Sizes) -> bool {
         let (snapshot, purged, followers) = {
             let metrics = self.raft.data_metrics();
             let metrics = metrics.borrow_watched();
@@ -192,10 +229,11 @@ impl<M: Machine> Compactor<M> {
             purged,
             applied_entries: self.shared.applied_entries(),
             applied_bytes: self.shared.applied_bytes(),
-            live_bytes: (self.live_bytes)(),
+            live_bytes: self.flow.log_bytes(),
         };
         let needed = followers.iter().copied().chain(self.snapshots.in_use());
-        let Some(upto) = purge_upto(view, &self.config, self.outgrown_bytes(), needed) else { return true };
+        let outgrown_bytes = outgrown_bytes(&self.config, last_bytes, data_bytes);
+        let Some(upto) = purge_upto(view, &self.config, outgrown_bytes, needed) else { return true };
         let purged_or_postponed = self.raft.trigger().purge_log(upto).await.is_ok();
         // openraft postpones a purge as long as a stream is open to a follower that is below it.
         if followers.iter().any(|matched| (purged..upto).contains(matched)) {
@@ -204,6 +242,9 @@ impl<M: Machine> Compactor<M> {
         purged_or_postponed
     }
 }
+
+#[cfg(test)]
+mod simulation;
 
 #[cfg(test)]
 mod tests {
@@ -232,17 +273,42 @@ mod tests {
         assert!(spreads(128 << 20, 64 << 20));
     }
 
-    /// Little is written: half of the last snapshot makes the next one due. Much is: a fifth. In between, three times
-    /// the data hold everything that is on disk while a snapshot is made.
+    /// The last snapshot is as large as the data: half of it makes the next one due. The more it takes beyond the
+    /// data, the sooner; and where it is due, the bound has room for the next one and for what that needs.
     #[test]
     fn a_snapshot_is_due_in_time() {
         const MIB: u64 = 1 << 20;
-        let due = |last: u64, grown: u64| due_bytes(&RaftConfig::default(), last * MIB, grown * MIB) / MIB;
-        assert_eq!([due(0, 0), due(100, 0), due(1_000, 0), due(1_000, 1_000)], [64, 64, 500, 200]);
-        for grown in (0..250).step_by(10) {
-            let (data, last) = (1_024, 1_024 + grown);
-            let peak = 2 * last + due(last, grown) + grown;
-            assert!(peak <= 3 * data + 64, "{peak} MiB where the log grew by {grown}");
+        let config = RaftConfig::default();
+        let due = |last: u64, data: u64| due_bytes(&config, last * MIB, data * MIB) / MIB;
+        let (small, large) =
+            ([due(0, 0), due(100, 100), due(0, 1_024)], [due(1_000, 1_000), due(1_536, 1_024)]);
+        assert_eq!((small, large), ([64, 64, 128], [500, 128]));
+        for last in (512..1_500).step_by(16) {
+            let taken = last + 1_024 + due(last, 1_024);
+            let left = disk_bytes_max(&config, 1_024 * MIB) / MIB - taken;
+            assert!(left >= 512, "{left} MiB left after a snapshot of {last}");
+        }
+    }
+
+    /// Data that has shrunk to less than half of the last snapshot makes one due, though nothing was written; a little
+    /// data never does.
+    #[test]
+    fn shrunken_data_makes_a_snapshot_due() {
+        const MIB: u64 = 1 << 20;
+        let shrunk = |last: u64, data: u64| has_shrunk(&RaftConfig::default(), last * MIB, data * MIB);
+        assert!(shrunk(1_000, 499) && shrunk(1_000, 0) && shrunk(64, 0));
+        assert!(!shrunk(1_000, 500) && !shrunk(63, 0) && !shrunk(100, 37) && !shrunk(0, 0));
+    }
+
+    /// Followers let go of the log while a copy would still let it grow by its least share.
+    #[test]
+    fn followers_let_go_before_writers_wait() {
+        const MIB: u64 = 1 << 20;
+        let config = RaftConfig::default();
+        let outgrown = |last: u64, data: u64| outgrown_bytes(&config, last * MIB, data * MIB) / MIB;
+        assert_eq!([outgrown(0, 0), outgrown(1_200, 1_024), outgrown(3_000, 1_024)], [128, 602, 64]);
+        for last in (1_024..1_600).step_by(16) {
+            assert!(outgrown(last, 1_024) > due_bytes(&config, last * MIB, 1_024 * MIB) / MIB);
         }
     }
 

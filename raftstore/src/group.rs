@@ -2,6 +2,7 @@
 //! [`crate::membership`].
 
 use crate::error::{Fatal, MemberError, ProposeError, ReadError};
+use crate::flow_control::FlowControl;
 use crate::formation::Formation;
 use crate::machine::Machine;
 use crate::proposer::Proposer;
@@ -48,7 +49,7 @@ pub(crate) struct Inner<M: Machine> {
     pub(crate) raft: openraft::Raft<TypeConfig, StateMachine<M>>,
     pub(crate) shared: Arc<Shared<M>>,
     pub(crate) snapshots: SnapshotStore,
-    pub(crate) log_bytes: Box<dyn Fn() -> u64 + Send + Sync>,
+    pub(crate) flow: Arc<FlowControl>,
     pub(crate) staleness: Arc<Staleness>,
     pub(crate) proposer: Proposer,
     pub(crate) reads: ReadIndexer,
@@ -318,7 +319,7 @@ impl<M: Machine> Group<M> {
             snapshot_index: metrics.snapshot.map(|id| id.index()),
             snapshot_bytes: self.inner.snapshots.current().map_or(0, |snapshot| snapshot.bytes),
             purged_index: metrics.purged.map(|id| id.index()),
-            log_bytes: (self.inner.log_bytes)(),
+            log_bytes: self.inner.flow.log_bytes(),
             matched: matched
                 .filter(|(id, _)| **id != self.inner.node.0)
                 .map(|(&id, matched)| (NodeId(id), matched.map(|id| id.index())))

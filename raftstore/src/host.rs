@@ -8,6 +8,7 @@ use crate::config::RaftConfig;
 use crate::directory::{Directory, FORMATION_SERVICE};
 use crate::disk::Disk;
 use crate::error::Fatal;
+use crate::flow_control::FlowControl;
 use crate::formation::Formation;
 use crate::group::{Group, Inner, Standing};
 use crate::lives::{Life, Lives};
@@ -18,13 +19,14 @@ use crate::proposer::Proposer;
 use crate::read_index::ReadIndexer;
 use crate::replica::{Shared, StateMachine};
 use crate::replicated_time::ReplicatedTime;
-use crate::runtime::{Clock, Supervisor, Ticker};
+use crate::runtime::{Clock, Runtime, Supervisor, Ticker};
 use crate::staleness::Staleness;
 use crate::storage::{Identity, Storage, StorageConfig, StorageStats};
 use crate::transport::{CallError, LogFloor, Refusal, Server, Transport, TransportConfig, TransportStats};
 use crate::types::{Address, ReplicaId};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
+use openraft::async_runtime::AsyncRuntime;
 use proto::{GroupId, Incarnation, NodeId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -195,43 +197,46 @@ impl Host {
         let time = Arc::new(ReplicatedTime::new(self.clock.clone()));
         let shared = Shared::new(id, Arc::new(fresh), time.clone());
         let snapshots = self.storage.snapshots(id);
+        let log = self.storage.log(id);
+        let log_bytes = {
+            let log = log.clone();
+            move || log.bytes()
+        };
+        let flow = Arc::new(FlowControl::new(raft_config, Box::new(log_bytes)));
         let machine = StateMachine {
             shared: shared.clone(),
             snapshots: snapshots.clone(),
+            flow: flow.clone(),
             copy_bytes_per_second_max: raft_config.snapshot_bytes_per_second_max,
         };
-        let log = self.storage.log(id);
         let floor = LogFloor::default();
         let network = self.transport.factory(id, floor.clone());
         // It stands for election once a membership names it, and not where one names a predecessor of it.
         let openraft = openraft::Config { enable_elect: false, ..(*raft_config.openraft()?).clone() };
-        let raft = openraft::Raft::new(self.config.node.0, Arc::new(openraft), network, log.clone(), machine);
+        let raft = openraft::Raft::new(self.config.node.0, Arc::new(openraft), network, log, machine);
         let supervisor = Supervisor::default();
         let raft = supervisor.watch_over(raft).await.map_err(|error| failed(error.to_string()))?;
-        let live_bytes = {
-            let log = log.clone();
-            move || log.bytes()
-        };
         let compactor = Compactor {
             raft: raft.clone(),
             shared: shared.clone(),
             snapshots: snapshots.clone(),
             config: raft_config.clone(),
             floor,
-            live_bytes: Box::new(live_bytes.clone()),
+            flow: flow.clone(),
         };
-        tokio::spawn(compactor.run());
+        // It copies of the machine, too: where that panics, the group has to stop.
+        supervisor.watch_over(async { drop(Runtime::spawn(compactor.run())) }).await;
         tokio::spawn(Ticker::new(raft.clone(), raft_config).run());
         let group = Group {
             inner: Arc::new(Inner {
                 id,
                 node: self.config.node,
-                proposer: Proposer::start(id, raft.clone(), raft_config, time),
+                proposer: Proposer::start(id, raft.clone(), raft_config, time, flow.clone()),
                 reads: ReadIndexer::start(id, raft.clone(), raft_config),
                 raft,
                 shared,
                 snapshots,
-                log_bytes: Box::new(live_bytes),
+                flow,
                 staleness: Arc::new(Staleness::new()),
                 transport: self.transport.clone(),
                 recovered: AtomicBool::new(false),
@@ -421,6 +426,11 @@ impl Host {
     /// What the log and the snapshots did and hold.
     pub fn storage_stats(&self) -> StorageStats {
         self.storage.stats()
+    }
+
+    /// Runs work that may block, and waits for it: on a thread that may, or, where the disk is simulated, here and now.
+    pub fn offload(&self, work: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+        self.disk.offload(work)
     }
 
     /// The bytes that this node's log and snapshots take on disk. Lists a few dozen files: for people, not for

@@ -94,6 +94,7 @@ mod config;
 mod directory;
 mod disk;
 mod error;
+mod flow_control;
 mod formation;
 mod group;
 mod host;

@@ -31,10 +31,10 @@ impl Pace {
     }
 
     /// Notes that `bytes` more were copied while the log has grown by `log_bytes` since the copy began, and says when
-    /// to go on.
-    pub(crate) fn next(&mut self, now: Instant, bytes: u64, log_bytes: u64) -> Instant {
+    /// to go on. A copy that writers wait for (`awaited`) is never calm.
+    pub(crate) fn next(&mut self, now: Instant, bytes: u64, log_bytes: u64, awaited: bool) -> Instant {
         self.copied += bytes;
-        let calm = log_bytes.saturating_mul(CALM_LOG_SHARE) <= self.copied;
+        let calm = !awaited && log_bytes.saturating_mul(CALM_LOG_SHARE) <= self.copied;
         let bytes_per_second = self.bytes_per_second_max as f64 * if calm { CALM_SHARE } else { 1.0 };
         let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
         self.due = self.due.max(earliest) + Duration::from_secs_f64(bytes as f64 / bytes_per_second);
@@ -52,13 +52,17 @@ mod tests {
     /// Copies `bytes` at 256 MiB/s while the log grows by `log_share` of them; each piece takes `work`, each sleep
     /// ends at the next full `tick`. Returns the seconds that it took.
     fn copy(bytes: u64, log_share: f64, work: Duration, tick: Duration) -> f64 {
+        copy_awaited(bytes, log_share, work, tick, false)
+    }
+
+    fn copy_awaited(bytes: u64, log_share: f64, work: Duration, tick: Duration, awaited: bool) -> f64 {
         let start = Instant::now();
         let (mut now, mut copied) = (start, 0);
         let mut pace = Pace::new(start, 256 * MIB);
         while copied < bytes {
             now += work;
             copied += PIECE;
-            let until = pace.next(now, PIECE, (copied as f64 * log_share) as u64);
+            let until = pace.next(now, PIECE, (copied as f64 * log_share) as u64, awaited);
             if until > now {
                 let ticks = (until - start).as_nanos().div_ceil(tick.as_nanos());
                 now = start + Duration::from_nanos((ticks * tick.as_nanos()) as u64);
@@ -79,6 +83,12 @@ mod tests {
         for (log_share, seconds) in [(0.0, 16.0), (0.1, 16.0), (0.2, 4.0), (3.0, 4.0)] {
             is_about(copy(1024 * MIB, log_share, Duration::ZERO, tick), seconds);
         }
+    }
+
+    /// A copy that writers wait for takes all bytes a second, however little they write.
+    #[test]
+    fn a_copy_that_is_waited_for_hurries() {
+        is_about(copy_awaited(1024 * MIB, 0.1, Duration::ZERO, Duration::from_micros(1), true), 4.0);
     }
 
     /// Coarse timers and the work itself do not slow it: what one sleep was late by, the next pieces make up for.
@@ -105,7 +115,7 @@ mod tests {
         let now = start + Duration::from_secs(10);
         let (mut copied, mut until) = (0, now);
         while until <= now {
-            until = pace.next(now, PIECE, u64::MAX);
+            until = pace.next(now, PIECE, u64::MAX, false);
             copied += PIECE;
         }
         assert!((25 * MIB..26 * MIB).contains(&copied), "{copied} bytes at once");

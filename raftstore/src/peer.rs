@@ -53,7 +53,21 @@ impl<M: Machine> Replica for Inner<M> {
     ) -> BoxStream<'static, Result<StreamAppendResult, Stopped>> {
         let (staleness, shared) = (self.staleness.clone(), self.shared.clone());
         let heard = requests.inspect(move |request| overhear(&staleness, &shared, request));
-        self.raft.stream_append(heard).map(|result| result.map_err(stopped::<Fatal<TypeConfig>>)).boxed()
+        // What waits here keeps its room in the leader's window, so no more comes than that.
+        let flow = self.flow.clone();
+        let admitted = heard.then(move |request| {
+            let flow = flow.clone();
+            async move {
+                if !request.entries.is_empty() {
+                    flow.admit().await;
+                }
+                request
+            }
+        });
+        self.raft
+            .stream_append(admitted.boxed())
+            .map(|result| result.map_err(stopped::<Fatal<TypeConfig>>))
+            .boxed()
     }
 
     fn vote(&self, request: VoteRequest) -> BoxFuture<'static, Result<VoteResponse, Stopped>> {

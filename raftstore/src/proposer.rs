@@ -7,6 +7,7 @@
 use crate::commands::{self, COMMAND_OVERHEAD};
 use crate::config::RaftConfig;
 use crate::error::ProposeError;
+use crate::flow_control::FlowControl;
 use crate::replicated_time::ReplicatedTime;
 use crate::types::{Callback, Data, TypeConfig};
 use bytes::Bytes;
@@ -40,6 +41,7 @@ impl Proposer {
         raft: openraft::Raft<TypeConfig, S>,
         config: &RaftConfig,
         time: Arc<ReplicatedTime>,
+        flow: Arc<FlowControl>,
     ) -> Self
     where
         S: RaftStateMachine<TypeConfig>,
@@ -49,6 +51,7 @@ impl Proposer {
             group,
             raft,
             time,
+            flow,
             in_flight: Arc::new(Semaphore::new(config.entries_in_flight_max)),
             commands_max: config.entry_commands_max,
             bytes_max: config.entry_bytes_max,
@@ -80,6 +83,7 @@ struct Gatherer<S: RaftStateMachine<TypeConfig>> {
     group: GroupId,
     raft: openraft::Raft<TypeConfig, S>,
     time: Arc<ReplicatedTime>,
+    flow: Arc<FlowControl>,
     /// A permit for each entry under way.
     in_flight: Arc<Semaphore>,
     commands_max: usize,
@@ -96,6 +100,7 @@ impl<S: RaftStateMachine<TypeConfig>> Gatherer<S> {
             // while the place is awaited is gathered after it.
             let Some(first) = self.first().await else { return };
             let Ok(permit) = self.in_flight.clone().acquire_owned().await else { return };
+            self.flow.admit().await;
             // Under overload most of what waited may have been given up: it must not take the place of what has not.
             if first.reply.is_closed() {
                 continue;

@@ -6,6 +6,7 @@
 
 use crate::codec::ENTRY_OVERHEAD;
 use crate::commands;
+use crate::flow_control::FlowControl;
 use crate::machine::{CopyId, Machine, Moment};
 use crate::pace::Pace;
 use crate::replicated_time::ReplicatedTime;
@@ -35,6 +36,9 @@ pub const COPY_LAST_BYTES: u64 = 256 << 10;
 /// under one long hold of the lock instead of never.
 const COPY_ROUNDS_MAX: u64 = 4;
 
+/// How often a copy looks whether the machine has grown meanwhile.
+const SIZED_BYTES: u64 = 16 << 20;
+
 /// Makes an empty machine; called at start and for each snapshot that is taken in.
 pub(crate) type Factory<M> = Arc<dyn Fn() -> M + Send + Sync>;
 
@@ -57,6 +61,8 @@ pub(crate) struct Shared<M> {
     /// Entries and their bytes applied since this replica started.
     applied_entries: AtomicU64,
     applied_bytes: AtomicU64,
+    /// How many of these bytes the last snapshot holds: made, or taken in.
+    covered_bytes: AtomicU64,
 }
 
 impl<M: Machine> Shared<M> {
@@ -70,6 +76,7 @@ impl<M: Machine> Shared<M> {
             applied: watch::Sender::new(0),
             applied_entries: AtomicU64::new(0),
             applied_bytes: AtomicU64::new(0),
+            covered_bytes: AtomicU64::new(0),
         })
     }
 
@@ -91,6 +98,20 @@ impl<M: Machine> Shared<M> {
     /// How many bytes of entries were applied since this replica started.
     pub(crate) fn applied_bytes(&self) -> u64 {
         self.applied_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of entries were applied since the last snapshot, or since this replica started.
+    pub(crate) fn uncovered_bytes(&self) -> u64 {
+        self.applied_bytes().saturating_sub(self.covered_bytes.load(Ordering::Relaxed))
+    }
+
+    /// About how many bytes a copy of the machine would take now.
+    pub(crate) fn data_bytes(&self) -> u64 {
+        let mut state = self.lock_write();
+        let copy = state.machine.copy_begin();
+        let first = state.machine.copy_next(copy, 1);
+        state.machine.copy_end(copy);
+        first.remaining.saturating_add(first.bytes.len() as u64)
     }
 
     // A panic inside a machine stops the group's task; readers may still look at what it left, which is no
@@ -155,6 +176,7 @@ impl<M: Machine> Shared<M> {
         let loaded = State { machine, applied: meta.last_log_id, membership: meta.last_membership.clone() };
         let replaced = std::mem::replace(&mut *state, loaded);
         drop(state);
+        self.covered_bytes.fetch_max(self.applied_bytes(), Ordering::Relaxed);
         // Nobody has to wait while a large machine is taken down.
         drop(replaced);
         self.applied.send_replace(meta.last_log_id.map_or(0, |id| id.index()));
@@ -166,6 +188,7 @@ impl<M: Machine> Shared<M> {
 pub(crate) struct StateMachine<M> {
     pub(crate) shared: Arc<Shared<M>>,
     pub(crate) snapshots: SnapshotStore,
+    pub(crate) flow: Arc<FlowControl>,
     pub(crate) copy_bytes_per_second_max: u64,
 }
 
@@ -196,6 +219,7 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
         Builder {
             shared: self.shared.clone(),
             snapshots: self.snapshots.clone(),
+            flow: self.flow.clone(),
             bytes_per_second_max: self.copy_bytes_per_second_max,
         }
     }
@@ -218,6 +242,7 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
 pub(crate) struct Builder<M> {
     shared: Arc<Shared<M>>,
     snapshots: SnapshotStore,
+    flow: Arc<FlowControl>,
     bytes_per_second_max: u64,
 }
 
@@ -240,6 +265,8 @@ struct Step {
     remaining: u64,
     /// Where the copy is exact, once nothing remains.
     end: Option<SnapshotMeta>,
+    /// What this replica had applied by then.
+    applied_bytes: u64,
 }
 
 impl<M: Machine> Builder<M> {
@@ -247,7 +274,7 @@ impl<M: Machine> Builder<M> {
     /// keep adding to it.
     fn step(&self, copy: CopyId, finish: bool) -> Step {
         let mut state = self.shared.lock_write();
-        let mut pieces = Vec::new();
+        let (mut pieces, applied_bytes) = (Vec::new(), self.shared.applied_bytes());
         loop {
             let step = state.machine.copy_next(copy, COPY_BYTES);
             if !step.bytes.is_empty() {
@@ -256,10 +283,10 @@ impl<M: Machine> Builder<M> {
             if step.remaining == 0 {
                 let end =
                     SnapshotMeta { last_log_id: state.applied, last_membership: state.membership.clone() };
-                return Step { pieces, remaining: 0, end: Some(end) };
+                return Step { pieces, remaining: 0, end: Some(end), applied_bytes };
             }
             if step.remaining > COPY_LAST_BYTES && !finish {
-                return Step { pieces, remaining: step.remaining, end: None };
+                return Step { pieces, remaining: step.remaining, end: None, applied_bytes };
             }
         }
     }
@@ -271,8 +298,10 @@ impl<M: Machine> Builder<M> {
         let _ends = CopyGuard { shared: &self.shared, copy };
         let (mut copied, mut began_with) = (0_u64, None);
         let mut pace = Pace::new(started, self.bytes_per_second_max);
-        let applied_before = self.shared.applied_bytes();
-        let meta = loop {
+        let last_bytes = self.snapshots.current().map_or(0, |snapshot| snapshot.bytes);
+        let (mut flow, mut sized) = (self.flow.begin(last_bytes, self.shared.data_bytes()), 0);
+        let (applied_before, waited_before) = (self.shared.applied_bytes(), self.flow.waited());
+        let (meta, covered_bytes) = loop {
             let outrun = began_with.is_some_and(|bytes: u64| copied > bytes.saturating_mul(COPY_ROUNDS_MAX));
             let step = self.step(copy, outrun);
             began_with.get_or_insert(step.remaining.max(COPY_LAST_BYTES));
@@ -281,16 +310,27 @@ impl<M: Machine> Builder<M> {
                 copied += piece.len() as u64;
                 writer.append(piece).await?;
             }
+            // What is dealt out is on disk by then, but for what gathers: a disk that is slow deals out slowly.
+            if copied - sized >= SIZED_BYTES {
+                sized = copied;
+                flow.resize(self.shared.data_bytes());
+            }
+            flow.copied(copied - before, step.remaining);
             if let Some(meta) = step.end {
-                break meta;
+                break (meta, step.applied_bytes);
             }
             let log_bytes = self.shared.applied_bytes() - applied_before;
-            tokio::time::sleep_until(pace.next(Instant::now(), copied - before, log_bytes)).await;
+            let (now, awaited) = (Instant::now(), self.flow.is_full());
+            tokio::time::sleep_until(pace.next(now, copied - before, log_bytes, awaited)).await;
         };
         let snapshot = writer.finish(meta.clone()).await?;
         self.snapshots.install(&snapshot).await?;
+        drop(flow);
+        self.shared.covered_bytes.fetch_max(covered_bytes, Ordering::Relaxed);
         let took_ms = started.elapsed().as_millis();
-        tracing::info!(group = %self.shared.group, bytes = snapshot.bytes, took_ms, meta = %meta, "snapshot made");
+        let writers_waited_ms = (self.flow.waited() - waited_before).as_millis();
+        let (group, bytes) = (self.shared.group, snapshot.bytes);
+        tracing::info!(%group, bytes, took_ms, writers_waited_ms, meta = %meta, "snapshot made");
         Ok(OpenraftSnapshot { meta, snapshot })
     }
 }

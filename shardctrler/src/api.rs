@@ -6,6 +6,7 @@
 //!   Alive{node, …}   ─▶ whoever leads group 0 ─▶ Heard, or NotLeader{leader}
 //!   Member{group, n} ─▶ whoever leads group   ─▶ Member{yes or no}, or NotLeader{leader}
 //!   Plan{command}    ─▶ whoever leads group 0 ─▶ Planned{epoch, moves}, or NotLeader{leader}
+//!   Silence{n, disk} ─▶ whoever leads group 0 ─▶ Silent{since}, or NotLeader{leader}
 //! ```
 
 use bincode::{Decode, Encode};
@@ -43,6 +44,13 @@ pub(crate) enum Question {
     },
     /// Which moves would a command bring about? It is not carried out.
     Plan(ControllerCommand),
+    /// For how long was nothing heard of a node?
+    Silence {
+        /// The node.
+        node: NodeId,
+        /// On which disk.
+        incarnation: Incarnation,
+    },
 }
 
 /// What a command would bring about.
@@ -88,6 +96,9 @@ pub(crate) enum Word {
     Member(bool),
     /// What the command would bring about, or why it would be refused.
     Planned(Result<Plan, ControllerError>),
+    /// For how long nothing was heard of a node, in milliseconds; `None` where it was not heard at all by
+    /// whoever leads.
+    Silent(Option<u64>),
 }
 
 #[cfg(test)]
@@ -114,6 +125,7 @@ mod tests {
             (Question::History(None), vec![1, 2, 0]),
             (Question::Alive(sign), vec![1, 3, 2, 3, 2, 1, 4]),
             (Question::Plan(rebalance), vec![1, 5, 0, 12]),
+            (Question::Silence { node: NodeId(4), incarnation: Incarnation(9) }, vec![1, 6, 4, 9]),
         ];
         for (question, bytes) in questions {
             assert_eq!(proto::encode(&question), bytes, "{question:?}");
@@ -126,6 +138,7 @@ mod tests {
             (Word::Nothing, vec![1, 5]),
             (Word::Heard, vec![1, 7]),
             (Word::Planned(Ok(plan)), vec![1, 9, 0, 4, 1, 7, 1, 2]),
+            (Word::Silent(Some(7)), vec![1, 10, 1, 7]),
         ];
         for (word, bytes) in words {
             assert_eq!(proto::encode(&word), bytes, "{word:?}");

@@ -1,8 +1,9 @@
-//! A node's handle on the controller: it follows the map, sends commands to whoever leads group 0, answers other
-//! nodes, gives signs of life, and, while its own replica leads, judges those of the others.
+//! A node's handle on the controller: it follows the map, sends commands to whoever leads group 0, answers
+//! other nodes, gives signs of life, and, while its own replica leads, judges those of the others.
 //!
-//! Owns the latest map that the node knows, which never goes back. Relies on the controller's machine to refuse what
-//! is stale. Must never send a command again of which it does not know the outcome: that is its caller's to decide.
+//! Owns the latest map that the node knows, which never goes back, and whether the node is on it. Relies on
+//! the controller's machine to refuse what is stale. Must never send a command again of which it does not
+//! know the outcome: that is its caller's to decide.
 
 use crate::api::{CONTROLLER_SERVICE, Plan, Question, Sign, Word};
 use crate::liveness::Liveness;
@@ -10,7 +11,7 @@ use crate::machine::ControllerMachine;
 use bytes::Bytes;
 use proto::{
     Birth, ClusterMap, ControllerAnswer, ControllerChange, ControllerCommand, ControllerError,
-    ControllerReply, Epoch, GroupId, NodeId, NodeSpec, ShardMap,
+    ControllerReply, Epoch, GroupId, NodeId, NodeSpec, NodeView, ShardMap,
 };
 use raftstore::{Address, CallError, Group, Host, ProposeError, Refusal, Role};
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,9 @@ const ATTEMPT_PACE: Duration = Duration::from_millis(50);
 
 /// How often a node gives a sign of life, and the leader judges.
 const LIFE_PACE: Duration = Duration::from_secs(1);
+
+/// For how long a replica may be out of touch with its leader before others are asked for the map.
+const TOUCH_TIME: Duration = Duration::from_secs(3);
 
 /// How long a node lets another wait with the map.
 const FOLLOW_TIME: Duration = Duration::from_secs(5);
@@ -50,6 +54,8 @@ pub enum ExecuteError {
 pub struct Settings {
     /// The cluster's other nodes as far as this one was told, where the controller is looked for.
     pub seeds: BTreeMap<NodeId, Address>,
+    /// The epoch of a map that named this node, as its disk remembers; 0 for a node that never joined.
+    pub named: Epoch,
     /// What this node says of itself.
     pub spec: NodeSpec,
     /// With what the cluster is born, where this node is among its first.
@@ -67,17 +73,28 @@ pub struct Shape {
     pub replicas: u32,
 }
 
-/// A node's handle on the controller: the map as it follows it, and the way for commands to whoever leads group 0.
+/// A node's handle on the controller: the map as it follows it, and the way for commands to whoever leads
+/// group 0.
 pub struct ControllerHandle {
     host: Arc<Host>,
-    /// This node's replica of group 0, where it has one.
-    group: Option<Group<ControllerMachine>>,
+    /// This node's replica of group 0, while it has one.
+    group: watch::Sender<Option<Group<ControllerMachine>>>,
     settings: Settings,
+    standing: Mutex<Standing>,
     map: watch::Sender<Option<Arc<ClusterMap>>>,
     /// Who was last said to lead group 0.
     leader: Mutex<Option<NodeId>>,
     /// While this node's replica leads.
     liveness: Mutex<Option<Liveness>>,
+}
+
+/// What the cluster knows of this node.
+#[derive(Debug)]
+struct Standing {
+    /// The epoch of the latest map that named it.
+    named: Epoch,
+    /// Why the controller last refused to let it join.
+    refused: Option<String>,
 }
 
 impl ControllerHandle {
@@ -87,20 +104,21 @@ impl ControllerHandle {
         group: Option<Group<ControllerMachine>>,
         settings: Settings,
     ) -> (Arc<Self>, JoinSet<()>) {
+        let standing = Mutex::new(Standing { named: settings.named, refused: None });
         let handle = Arc::new(Self {
             host,
-            group,
+            group: watch::Sender::new(group),
             settings,
+            standing,
             map: watch::Sender::new(None),
             leader: Mutex::default(),
             liveness: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(handle.clone().follow());
+        tasks.spawn(handle.clone().follow_replica());
+        tasks.spawn(handle.clone().follow_others());
         tasks.spawn(handle.clone().live());
-        if handle.group.is_some() {
-            tasks.spawn(handle.clone().lead());
-        }
+        tasks.spawn(handle.clone().lead());
         (handle, tasks)
     }
 
@@ -109,9 +127,40 @@ impl ControllerHandle {
         self.map.subscribe()
     }
 
-    /// This node's replica of group 0, where it has one.
-    pub fn group(&self) -> Option<&Group<ControllerMachine>> {
-        self.group.as_ref()
+    /// This node's replica of group 0, while it has one.
+    pub fn group(&self) -> Option<Group<ControllerMachine>> {
+        self.group.borrow().clone()
+    }
+
+    /// This node has a replica of group 0 from now on, or has none any more.
+    pub fn set_group(&self, group: Option<Group<ControllerMachine>>) {
+        self.group.send_replace(group);
+    }
+
+    /// Whether the latest map names this node, on its present disk.
+    pub fn is_member_of_cluster(&self) -> bool {
+        let map = self.map.borrow();
+        let own = map.as_ref().and_then(|map| self.view_in(map).map(|view| view.spec.incarnation));
+        own == Some(self.host.incarnation())
+    }
+
+    /// The epoch of the latest map that named this node; 0 where none did.
+    pub fn named(&self) -> Epoch {
+        self.lock_standing().named
+    }
+
+    /// Whether this node was a member and was removed since: a map that is later than one that named it does
+    /// not.
+    pub fn was_removed(&self) -> bool {
+        let named = self.named();
+        let map = self.map.borrow();
+        named > Epoch(0)
+            && map.as_ref().is_some_and(|map| map.shard_map.epoch > named && self.view_in(map).is_none())
+    }
+
+    /// Why the controller last refused to let this node join, while it does.
+    pub fn refused(&self) -> Option<String> {
+        self.lock_standing().refused.clone()
     }
 
     /// Has the controller carry out a change.
@@ -164,8 +213,8 @@ impl ControllerHandle {
         matches!(self.history(None, deadline).await, Ok(map) if map.epoch == epoch)
     }
 
-    /// Whether a node is a member of a group, as the group's leader says; `None` where none of `members` leads it,
-    /// or none could be reached.
+    /// Whether a node is a member of a group, as the group's leader says; `None` where none of `members`
+    /// leads it, or none could be reached.
     pub async fn is_member(
         &self,
         group: GroupId,
@@ -185,8 +234,8 @@ impl ControllerHandle {
         None
     }
 
-    /// Answers a question of another node; `members` says who the members of a group are that this node leads, once
-    /// a quorum has confirmed that it does.
+    /// Answers a question of another node; `members` says who the members of a group are that this node
+    /// leads, once a quorum has confirmed that it does.
     ///
     /// # Errors
     /// [`Refusal::Unsupported`] where it is not understood.
@@ -216,7 +265,8 @@ impl ControllerHandle {
 
     /// Answers what only the leader may.
     async fn answer(&self, question: &Question) -> Word {
-        let Some(group) = &self.group else { return Word::NotLeader(self.leader()) };
+        let Some(group) = self.group() else { return Word::NotLeader(self.leader()) };
+        let leader = || Word::NotLeader(group.leader().filter(|leader| *leader != self.host.node()));
         match question {
             Question::Execute(command) => match group.propose(Bytes::from(proto::encode(command))).await {
                 Ok(answer) => match proto::decode::<ControllerAnswer>(&answer) {
@@ -250,7 +300,16 @@ impl ControllerHandle {
                     liveness.hear(Instant::now(), sign.clone());
                     Word::Heard
                 }
-                None => Word::NotLeader(group.leader().filter(|leader| *leader != self.host.node())),
+                None => leader(),
+            },
+            Question::Silence { node, incarnation } => match self.lock_liveness().as_ref() {
+                Some(liveness) => {
+                    let silence = liveness.silence(Instant::now(), *node, *incarnation);
+                    Word::Silent(
+                        silence.map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
+                    )
+                }
+                None => leader(),
             },
             Question::Follow { .. } | Question::Member { .. } => {
                 unreachable!("not for the controller's leader alone")
@@ -273,8 +332,19 @@ impl ControllerHandle {
         self.liveness.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn lock_standing(&self) -> std::sync::MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view_in<'a>(&self, map: &'a ClusterMap) -> Option<&'a NodeView> {
+        map.nodes.iter().find(|view| view.node == self.host.node())
+    }
+
+    /// Who leads as this node's replica knows, or as others said: one that is out of touch may know a leader
+    /// of old.
     fn leader(&self) -> Option<NodeId> {
-        let own = self.group.as_ref().and_then(Group::leader);
+        let own = self.group().filter(|group| group.leads() || is_in_touch(group));
+        let own = own.and_then(|group| group.leader());
         own.or_else(|| *self.leader.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -332,7 +402,7 @@ impl ControllerHandle {
     fn whom(&self, turn: usize) -> Option<(NodeId, String)> {
         let others = self.others();
         let leader = self.leader();
-        if leader == Some(self.host.node()) || (others.is_empty() && self.group.is_some()) {
+        if leader == Some(self.host.node()) || (others.is_empty() && self.group.borrow().is_some()) {
             return None;
         }
         if let Some((node, address)) = leader.and_then(|leader| others.get_key_value(&leader)) {
@@ -357,8 +427,12 @@ impl ControllerHandle {
     }
 
     /// Takes a map, unless a later one is known.
-    fn learn(&self, map: ClusterMap) {
+    pub fn learn(&self, map: ClusterMap) {
         let epoch = map.shard_map.epoch;
+        if self.view_in(&map).is_some_and(|view| view.spec.incarnation == self.host.incarnation()) {
+            let mut standing = self.lock_standing();
+            standing.named = standing.named.max(epoch);
+        }
         self.map.send_if_modified(|known| {
             let later = known.as_ref().is_none_or(|known| known.shard_map.epoch < epoch);
             if later {
@@ -372,26 +446,51 @@ impl ControllerHandle {
         self.map.borrow().as_ref().map_or(Epoch(0), |map| map.shard_map.epoch)
     }
 
-    /// Keeps the map up to date: from this node's replica, or from another node.
-    async fn follow(self: Arc<Self>) {
-        if let Some(group) = &self.group {
-            let mut applied = group.applied();
-            loop {
-                let known = self.epoch();
-                let later = group.read_stale(|machine| {
-                    let controller = machine.controller();
-                    (controller.epoch() > known).then(|| controller.cluster_map().ok()).flatten()
-                });
-                if let Some(map) = later {
-                    self.learn(map);
-                }
-                if applied.changed().await.is_err() {
-                    return;
-                }
+    /// Keeps the map up to date from this node's replica, while it has one.
+    async fn follow_replica(self: Arc<Self>) {
+        let mut present = self.group.subscribe();
+        loop {
+            let group = present.borrow_and_update().clone();
+            let changed = match group {
+                None => present.changed().await,
+                Some(group) => tokio::select! {
+                    changed = present.changed() => changed,
+                    // It has ended; another may be opened.
+                    () = self.follow_group(&group) => present.changed().await,
+                },
+            };
+            if changed.is_err() {
+                return;
             }
         }
+    }
+
+    async fn follow_group(&self, group: &Group<ControllerMachine>) {
+        let mut applied = group.applied();
+        loop {
+            let known = self.epoch();
+            let later = group.read_stale(|machine| {
+                let controller = machine.controller();
+                (controller.epoch() > known).then(|| controller.cluster_map().ok()).flatten()
+            });
+            if let Some(map) = later {
+                self.learn(map);
+            }
+            if applied.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Keeps the map up to date from other nodes, while this one has no replica or a replica that is out of
+    /// touch: one that was removed from its group is not told so by its log.
+    async fn follow_others(self: Arc<Self>) {
         let mut turn = 0;
         loop {
+            if self.group().is_some_and(|group| is_in_touch(&group)) {
+                sleep(LIFE_PACE).await;
+                continue;
+            }
             let others: Vec<(NodeId, String)> = self.others().into_iter().collect();
             let wait_ms = u32::try_from(FOLLOW_TIME.as_millis()).unwrap_or(u32::MAX);
             let question = Question::Follow { above: self.epoch(), wait_ms };
@@ -415,11 +514,7 @@ impl ControllerHandle {
     async fn live(self: Arc<Self>) {
         loop {
             if self.is_to_join() {
-                let change =
-                    ControllerChange::NodeJoin { node: self.host.node(), spec: self.settings.spec.clone() };
-                if let Err(error) = self.execute(None, change, ATTEMPT_TIME_MAX).await {
-                    tracing::info!(node = %self.host.node(), %error, "node has not joined the cluster yet");
-                }
+                self.join().await;
             }
             let sign = Sign {
                 node: self.host.node(),
@@ -433,32 +528,53 @@ impl ControllerHandle {
         }
     }
 
-    /// Whether the cluster is born and knows this node not, or otherwise than it is.
+    async fn join(&self) {
+        let node = self.host.node();
+        let change = ControllerChange::NodeJoin { node, spec: self.settings.spec.clone() };
+        let why = self.execute(None, change, ATTEMPT_TIME_MAX).await.err().map(|error| error.to_string());
+        let before = std::mem::replace(&mut self.lock_standing().refused, why.clone());
+        match why {
+            Some(why) if before.as_ref() != Some(&why) => {
+                tracing::warn!(%node, %why, "node has not joined the cluster yet");
+            }
+            Some(_) => {}
+            None => tracing::info!(%node, "node has joined the cluster"),
+        }
+    }
+
+    /// Whether the cluster is born and knows this node not, or otherwise than it is. Whoever was removed does
+    /// not come back by itself, and a map from before this node joined says nothing.
     fn is_to_join(&self) -> bool {
         let map = self.map.borrow();
-        let Some(map) = map.as_ref() else { return self.settings.birth.is_none() };
-        let known = map.nodes.iter().find(|view| view.node == self.host.node());
-        known.is_none_or(|view| view.spec != self.settings.spec)
+        let Some(map) = map.as_ref() else { return false };
+        match self.view_in(map) {
+            Some(view) => view.spec != self.settings.spec,
+            None => self.named() == Epoch(0),
+        }
     }
 
     /// While this node's replica leads: has the cluster born, and judges who lives.
     async fn lead(self: Arc<Self>) {
-        let Some(group) = &self.group else { return };
         loop {
-            let status = group.status();
-            if status.role != Role::Leader {
+            let status = self.group().map(|group| group.status());
+            let Some(status) = status.filter(|status| status.role == Role::Leader) else {
                 *self.lock_liveness() = None;
-            } else {
-                self.lock_liveness().get_or_insert_with(|| Liveness::new(Instant::now()));
-                for change in self.due(&status) {
-                    if let Err(error) = self.execute(None, change.clone(), ATTEMPT_TIME_MAX).await {
-                        tracing::debug!(?change, %error, "the controller was not told");
-                    }
+                sleep(self.lead_pace()).await;
+                continue;
+            };
+            self.lock_liveness().get_or_insert_with(|| Liveness::new(Instant::now()));
+            for change in self.due(&status) {
+                if let Err(error) = self.execute(None, change.clone(), ATTEMPT_TIME_MAX).await {
+                    tracing::debug!(?change, %error, "the controller was not told");
                 }
             }
-            let is_born = self.map.borrow().is_some();
-            sleep(if is_born { LIFE_PACE } else { ATTEMPT_PACE }).await;
+            sleep(self.lead_pace()).await;
         }
+    }
+
+    fn lead_pace(&self) -> Duration {
+        let is_born = self.map.borrow().is_some();
+        if is_born { LIFE_PACE } else { ATTEMPT_PACE }
     }
 
     fn due(&self, status: &raftstore::GroupStatus) -> Vec<ControllerChange> {
@@ -470,6 +586,11 @@ impl ControllerHandle {
             None => self.settings.birth.map(|shape| birth(shape, status)).into_iter().collect(),
         }
     }
+}
+
+/// Whether a replica was lately known to be as fresh as a leader that a quorum confirmed.
+fn is_in_touch(group: &Group<ControllerMachine>) -> bool {
+    group.lag().is_some_and(|lag| lag < TOUCH_TIME)
 }
 
 /// How long an answer to a question may take by itself.

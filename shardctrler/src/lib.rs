@@ -16,7 +16,8 @@
 //! *owner*, who serves it, and a *target*, who is to; where they differ it is *due*. A few due shards at a
 //! time have a *move*, known by the epoch at which it started. A group has *replicas* that are wanted, each
 //! under the *incarnation* of its node (what the node's disk is), and *members* that its leader reported
-//! last, each on the disk that it was added with. A group that was removed is *leaving* until it owns
+//! last, each on the disk that it was added with. Group 0 is such a group too, from its leader's first report on: it
+//! is placed like the others, but owns no shard and never leaves. A group that was removed is *leaving* until it owns
 //! nothing, then *spent*, then gone; its id is never used again.
 //!
 //! # How a change travels
@@ -89,8 +90,7 @@
 //!
 //! # What is missing
 //!
-//! The number of replicas of a group is that of the birth. The members of group 0 itself are not placed here:
-//! draining a node moves the data groups' replicas off it, not the controller's. A move whose destination has
+//! The number of replicas of a group is that of the birth. A move whose destination has
 //! lost its quorum for good cannot be ended, since only the destination may say how it ended; its shard is
 //! served where it was. Placement looks at weights and counts, not at bytes or load.
 
@@ -102,6 +102,7 @@ mod liveness;
 mod machine;
 mod membership;
 pub mod placement;
+mod seed;
 
 pub use api::{CONTROLLER_SERVICE, Plan};
 pub use controller::Controller;
@@ -109,3 +110,4 @@ pub use handle::{ControllerHandle, ExecuteError, Settings, Shape};
 pub use liveness::spent;
 pub use machine::ControllerMachine;
 pub use membership::{Disk, Members, MembershipStep, has_quorum, next_step};
+pub use seed::{SeedError, map_of, silence_of};

@@ -1,10 +1,12 @@
 //! Which nodes live, as the controller's leader hears: a pure judge of when somebody was silent for too long.
 //!
-//! Owns when each node was last heard of since this node began to lead. Must never judge by what an earlier leader
-//! heard: whoever has just begun to lead has heard of nobody, and waits for the whole of the time.
+//! Owns when each node was last heard of since this node began to lead, by its disk: what another process
+//! says under the same number is no sign of this one. Must never judge by what an earlier leader heard, nor
+//! by the time before a node was on the map: whoever has just begun to lead, or has just joined, has the
+//! whole of the time before it.
 
 use crate::api::Sign;
-use proto::{ClusterMap, ControllerChange, GroupId, GroupState, NodeId, NodeState};
+use proto::{ClusterMap, ControllerChange, GroupId, GroupState, Incarnation, NodeId, NodeState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -12,38 +14,55 @@ use tokio::time::Instant;
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Liveness {
-    /// When this node began to lead.
-    since: Instant,
-    heard: BTreeMap<NodeId, (Instant, Sign)>,
+    /// When this node began to lead, until it has judged for the first time.
+    since: Option<Instant>,
+    known: BTreeMap<(NodeId, Incarnation), Known>,
+}
+
+/// Of a node, by its disk.
+#[derive(Debug)]
+struct Known {
+    /// When it was heard of last; before that, since when it was listened to.
+    at: Instant,
+    sign: Option<Sign>,
 }
 
 impl Liveness {
     /// Nothing was heard yet.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { since: now, heard: BTreeMap::new() }
+        Self { since: Some(now), known: BTreeMap::new() }
     }
 
     /// A node gave a sign of life.
     pub(crate) fn hear(&mut self, now: Instant, sign: Sign) {
-        self.heard.insert(sign.node, (now, sign));
+        self.known.insert((sign.node, sign.incarnation), Known { at: now, sign: Some(sign) });
+    }
+
+    /// For how long a node was not heard of; `None` where it never was.
+    pub(crate) fn silence(&self, now: Instant, node: NodeId, disk: Incarnation) -> Option<Duration> {
+        let known = self.known.get(&(node, disk)).filter(|known| known.sign.is_some())?;
+        Some(now.saturating_duration_since(known.at))
     }
 
     /// What the controller is to be told, given its map.
     pub(crate) fn judge(&mut self, now: Instant, map: &ClusterMap) -> Vec<ControllerChange> {
-        self.heard.retain(|node, _| map.nodes.iter().any(|view| view.node == *node));
+        let is_on_map = |&(node, disk): &(NodeId, Incarnation)| {
+            map.nodes.iter().any(|view| view.node == node && view.spec.incarnation == disk)
+        };
+        self.known.retain(|known, _| is_on_map(known));
+        let since = self.since.take().unwrap_or(now);
         let dead_after = Duration::from_millis(map.settings.dead_after_ms);
         let judged = map.shard_map.epoch;
         let mut changes = Vec::new();
         for view in &map.nodes {
             let (node, incarnation) = (view.node, view.spec.incarnation);
-            let heard = self.heard.get(&node).filter(|(_, sign)| sign.incarnation == incarnation);
-            let at = heard.map_or(self.since, |(at, _)| *at);
-            let silent = now.saturating_duration_since(at) >= dead_after;
+            let known = self.known.entry((node, incarnation)).or_insert(Known { at: since, sign: None });
+            let silent = now.saturating_duration_since(known.at) >= dead_after;
             match view.state {
                 NodeState::Up | NodeState::Draining if silent => {
                     changes.push(ControllerChange::NodeDead { node, incarnation, judged });
                 }
-                NodeState::Dead if heard.is_some() && !silent => {
+                NodeState::Dead if known.sign.is_some() && !silent => {
                     changes.push(ControllerChange::NodeAlive { node, incarnation, judged });
                 }
                 _ => {}
@@ -58,9 +77,9 @@ impl Liveness {
         let living = map.nodes.iter().filter(|view| view.state != NodeState::Dead);
         let mut held: BTreeSet<GroupId> = BTreeSet::new();
         for view in living {
-            match self.heard.get(&view.node) {
-                Some((_, sign)) if sign.incarnation == view.spec.incarnation => held.extend(&sign.groups),
-                _ => return Vec::new(),
+            match self.known.get(&(view.node, view.spec.incarnation)).and_then(|known| known.sign.as_ref()) {
+                Some(sign) => held.extend(&sign.groups),
+                None => return Vec::new(),
             }
         }
         spent(map).filter(|group| !held.contains(group)).collect()
@@ -104,8 +123,8 @@ mod tests {
         Sign { node: NodeId(node), incarnation: Incarnation(disk), groups }
     }
 
-    /// Who is silent for too long is dead, who is heard of again lives; nobody is judged by silence before this
-    /// leader's time, nor saved by a sign from another disk.
+    /// Who is silent for too long is dead, who is heard of again lives; nobody is judged by silence before
+    /// this leader's time, nor saved by a sign from another disk.
     #[test]
     fn silence_is_judged() {
         let mut controller = controller();
@@ -130,7 +149,42 @@ mod tests {
         assert_eq!(liveness.judge(at(12), &map), [ControllerChange::NodeAlive { node, incarnation, judged }]);
     }
 
-    /// A group is gone once it has nothing to do and every living node has said that it holds no replica of it.
+    /// A node that joins has the whole of the time before it, however long the leader has led; and what
+    /// another disk says under a node's number neither kills that node nor keeps it alive.
+    #[test]
+    fn signs_are_of_one_disk() {
+        let mut controller = controller();
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut liveness = Liveness::new(begin);
+        let hear_all = |liveness: &mut Liveness, seconds| {
+            (1..=3).for_each(|node| liveness.hear(at(seconds), sign(node, node.into(), &[])));
+        };
+        hear_all(&mut liveness, 99);
+        assert_eq!(liveness.judge(at(100), &controller.cluster_map().unwrap()), []);
+        let (peer, http) = ("n4:1".to_owned(), "n4:2".to_owned());
+        let spec = NodeSpec { peer, http, zone: String::new(), weight: 1, incarnation: Incarnation(4) };
+        tell(&mut controller, ControllerChange::NodeJoin { node: NodeId(4), spec });
+        let map = controller.cluster_map().unwrap();
+        assert_eq!(liveness.judge(at(101), &map), [], "it has just joined");
+        hear_all(&mut liveness, 105);
+        liveness.hear(at(105), sign(4, 4, &[]));
+        liveness.hear(at(106), sign(4, 99, &[]));
+        assert_eq!(liveness.silence(at(107), NodeId(4), Incarnation(4)), Some(Duration::from_secs(2)));
+        assert_eq!(liveness.silence(at(107), NodeId(5), Incarnation(5)), None);
+        assert_eq!(liveness.judge(at(107), &map), [], "a stranger that speaks in its name is not its death");
+        hear_all(&mut liveness, 114);
+        liveness.hear(at(114), sign(4, 99, &[]));
+        let (node, incarnation, judged) = (NodeId(4), Incarnation(4), map.shard_map.epoch);
+        assert_eq!(
+            liveness.judge(at(115), &map),
+            [ControllerChange::NodeDead { node, incarnation, judged }],
+            "nor its life"
+        );
+    }
+
+    /// A group is gone once it has nothing to do and every living node has said that it holds no replica of
+    /// it.
     #[test]
     fn groups_are_gone_when_nobody_holds_them() {
         let mut controller = controller();

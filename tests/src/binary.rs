@@ -17,7 +17,7 @@ use std::time::SystemTime;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Folders, at any depth, of which nothing goes into the binary.
-const OTHER_FOLDERS: [&str; 6] = ["target", "tests", "bench", "benches", "docs", "deploy"];
+const OTHER_FOLDERS: [&str; 5] = ["target", "tests", "benches", "docs", "deploy"];
 
 /// The path of the binary; built where necessary, once for each process.
 ///

@@ -1,6 +1,7 @@
 //! A cluster of processes, with its directory, its ports and its members' configuration.
 
 use crate::{Node, Ports, eventually};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use tempfile::TempDir;
@@ -38,6 +39,10 @@ impl Shape {
 pub struct Cluster {
     nodes: Vec<Node>,
     directory: TempDir,
+    /// Where each node takes other nodes' connections.
+    peers: BTreeMap<u64, String>,
+    /// What every node is told.
+    settings: Vec<String>,
 }
 
 impl Cluster {
@@ -74,7 +79,66 @@ impl Cluster {
             let args = settings.into_iter().flat_map(|setting| ["--set".into(), setting]).collect();
             Node::new(u64::from(node) + 1, args, http(node), directory.path().join(format!("{name}.log")))
         });
-        Self { nodes: nodes.collect(), directory }
+        let peers = (0..shape.nodes).map(|node| (u64::from(node) + 1, peer(node))).collect();
+        Self { nodes: nodes.collect(), directory, peers, settings: shape.settings.clone() }
+    }
+
+    /// Adds node `id`, which joins the others by asking `seeds`, in their order, and is not started yet.
+    ///
+    /// # Panics
+    /// If there is such a node, or a seed is none.
+    pub fn add(&mut self, id: u64, seeds: &[u64]) -> &mut Node {
+        assert!(self.nodes.iter().all(|node| node.id() != id), "n{id} is here already");
+        let ports = Ports::take(2);
+        let (peer, http) = (ports.address(0), ports.address(1));
+        let name = format!("n{id}");
+        let data = self.directory.path().join(&name);
+        let seeds: Vec<&str> = seeds.iter().map(|seed| self.peers[seed].as_str()).collect();
+        let flags = ["--join", &seeds.join(","), "--node", &id.to_string(), "--peer-listen", &peer];
+        let mut args: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        args.extend(["--http-listen".to_owned(), http.clone()]);
+        args.extend(["--data".to_owned(), data.display().to_string()]);
+        args.extend(self.settings.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]));
+        self.peers.insert(id, peer);
+        self.nodes.push(Node::new(id, args, http, self.directory.path().join(format!("{name}.log"))));
+        self.node(id)
+    }
+
+    /// Adds node `id` and waits until it has joined.
+    ///
+    /// # Panics
+    /// As [`add`](Self::add), or if it is not ready in time.
+    pub async fn join(&mut self, id: u64, seeds: &[u64]) {
+        let node = self.add(id, seeds);
+        node.start();
+        node.ready().await;
+    }
+
+    /// Takes node `id` out, so that it is started no more; it is killed where it runs.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn take(&mut self, id: u64) -> Node {
+        let at = self.nodes.iter().position(|node| node.id() == id).expect("a node of this cluster");
+        self.nodes.remove(at)
+    }
+
+    /// Removes all data of node `id`, as if its disk had been replaced.
+    ///
+    /// # Panics
+    /// If it runs, or its data cannot be removed.
+    pub fn wipe(&mut self, id: u64) {
+        assert!(!self.node(id).is_running(), "a disk is replaced while its node is down");
+        let data = self.directory.path().join(format!("n{id}"));
+        std::fs::remove_dir_all(data).expect("a directory of the test's own");
+    }
+
+    /// Where node `id` takes other nodes' connections.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn peer(&self, id: u64) -> &str {
+        &self.peers[&id]
     }
 
     /// The directory that holds the nodes' data and logs, for whatever else a test needs there.

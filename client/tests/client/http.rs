@@ -5,7 +5,7 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use flotilla_client::{BATCH_CONTENT_TYPE, Client, Error, REQUEST_ID_HEADER};
+use flotilla_client::{BATCH_CONTENT_TYPE, Client, EPOCH_HEADER, Error, FORWARDED_HEADER, REQUEST_ID_HEADER};
 use proto::{BatchReply, BatchRequest, Operation, Reply, Revision, Version};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -33,7 +33,8 @@ async fn batch(headers: HeaderMap, body: Bytes) -> impl IntoResponse {
         ref other => panic!("unexpected {other:?}"),
     });
     let reply = proto::encode(&BatchReply { answers: answers.collect(), lag_ms: 0 });
-    (StatusCode::OK, [("content-type", BATCH_CONTENT_TYPE)], reply)
+    let headers = [("content-type", BATCH_CONTENT_TYPE), (EPOCH_HEADER, "9"), (FORWARDED_HEADER, "1")];
+    (StatusCode::OK, headers, reply)
 }
 
 async fn serve() -> (u16, tokio::task::JoinHandle<()>) {

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use flotilla_client::{Builder, Client, Config, Request, Response, Transport, TransportError};
 use futures_util::future::BoxFuture;
 use proto::{
-    Answer, BatchReply, BatchRequest, Code, Consistency, Error, GroupId, Item, Limits, NodeId, shard_of,
+    Answer, BatchReply, BatchRequest, Code, Consistency, Epoch, Error, GroupId, Item, Limits, NodeId,
+    shard_of,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -40,8 +41,21 @@ pub struct Faults {
 #[derive(Debug)]
 pub struct State {
     pub machine: Machine,
+    /// Of the first group.
     pub leader: u64,
     pub term: u64,
+    /// Those of the other groups.
+    pub leaders: BTreeMap<u64, u64>,
+    /// The version of the map.
+    pub epoch: u64,
+    /// The nodes on the map.
+    pub nodes: BTreeSet<u64>,
+    /// The group of each shard.
+    pub owners: [u64; SHARDS as usize],
+    /// Shards between two groups.
+    pub moving: BTreeSet<u32>,
+    /// Nodes that go on describing the cluster as it was.
+    pub behind: BTreeMap<u64, serde_json::Value>,
     pub faults: Faults,
     /// Nodes that swallow everything.
     pub hung: BTreeSet<u64>,
@@ -57,6 +71,8 @@ pub struct State {
     pub limits: Limits,
     /// `(node, items)` of every batch that arrived, in order.
     pub batches: Vec<(u64, usize)>,
+    /// How many items were sent on from node to node.
+    pub forwarded: usize,
     /// Of every batch with reads that arrived, in order: how fresh they must be, and their keys.
     pub reads: Vec<(Consistency, Vec<String>)>,
     pub views: usize,
@@ -78,6 +94,12 @@ impl Network {
             machine: Machine::default(),
             leader: 1,
             term: 1,
+            leaders: BTreeMap::new(),
+            epoch: 1,
+            nodes: (1..=NODES).collect(),
+            owners: [1; SHARDS as usize],
+            moving: BTreeSet::new(),
+            behind: BTreeMap::new(),
             faults,
             hung: BTreeSet::new(),
             down: BTreeSet::new(),
@@ -86,6 +108,7 @@ impl Network {
             items_max: usize::MAX,
             limits: Limits::default(),
             batches: Vec::new(),
+            forwarded: 0,
             reads: Vec::new(),
             views: 0,
             view_requests: 0,
@@ -144,7 +167,7 @@ impl Network {
         if self.state().hung.contains(&node) || self.chance(|faults| faults.drop_request) {
             std::future::pending::<()>().await;
         }
-        let Some(body) = request.body else { return Ok(self.view()) };
+        let Some(body) = request.body else { return Ok(self.view(node)) };
         self.state().arrived(node, &body);
         let (response, carried_out) = self.deliver(node, &body);
         if self.chance(|faults| faults.duplicate) {
@@ -177,22 +200,11 @@ impl Network {
         });
     }
 
-    fn view(&self) -> Response {
+    fn view(&self, node: u64) -> Response {
         let mut state = self.state();
         state.views += 1;
-        let nodes: Vec<_> =
-            (1..=NODES).map(|id| serde_json::json!({"id": id, "http": format!("n{id}:1")})).collect();
-        let view = serde_json::json!({
-            "cluster": "test", "shards": SHARDS, "nodes": nodes,
-            "limits": {
-                "key_bytes_max": state.limits.key_bytes_max,
-                "value_bytes_max": state.limits.value_bytes_max,
-                "batch_bytes_max": state.limits.batch_bytes_max,
-            },
-            "groups": [{"id": 1, "leader": state.leader, "term": state.term, "replicas": [1, 2, 3]}],
-            "shard_groups": [[0, SHARDS - 1, 1]],
-        });
-        Response { status: 200, retry_after: None, body: Bytes::from(view.to_string()) }
+        let view = state.behind.get(&node).cloned().unwrap_or_else(|| state.view());
+        Response { status: 200, body: Bytes::from(view.to_string()), ..Response::default() }
     }
 
     /// What `node` makes of a batch, and which of its items it carried out.
@@ -200,12 +212,19 @@ impl Network {
         let mut state = self.state();
         if !state.refusals.is_empty() {
             let (status, retry_after, body) = state.refusals.remove(0);
-            return (Response { status, retry_after, body: Bytes::from_static(body.as_bytes()) }, Vec::new());
+            let body = Bytes::from_static(body.as_bytes());
+            return (Response { status, retry_after, body, ..Response::default() }, Vec::new());
         }
         let request: BatchRequest<'_> = proto::decode(body).expect("the client encodes batches");
         if request.items.len() > state.items_max {
-            return (Response { status: 413, retry_after: None, body: Bytes::new() }, Vec::new());
+            return (Response { status: 413, ..Response::default() }, Vec::new());
         }
+        let elsewhere = |item: &&Item<'_>| state.leader_of(&item.operation).is_some_and(|(_, of)| of != node);
+        let forwarded = match state.forwarding {
+            true => request.items.iter().filter(elsewhere).count(),
+            false => 0,
+        };
+        state.forwarded += forwarded;
         // Writes and refusals first: the answers of reads borrow the machine.
         let decided: Vec<_> = request.items.iter().map(|item| state.decide(node, item)).collect();
         let carried_out =
@@ -220,11 +239,39 @@ impl Network {
             state.leader = state.leader % NODES + 1;
             state.term += 1;
         }
-        (Response { status: 200, retry_after: None, body: Bytes::from(reply) }, carried_out)
+        let epoch = Some(state.epoch);
+        let forwarded = u32::try_from(forwarded).expect("batches are small");
+        (Response { status: 200, retry_after: None, epoch, forwarded, body: Bytes::from(reply) }, carried_out)
     }
 }
 
 impl State {
+    /// The cluster as a node that knows all describes it.
+    pub fn view(&self) -> serde_json::Value {
+        let nodes: Vec<_> =
+            self.nodes.iter().map(|id| serde_json::json!({"id": id, "http": format!("n{id}:1")})).collect();
+        let group = |id: u64, leader: u64| serde_json::json!({"id": id, "leader": leader, "term": self.term, "replicas": self.nodes});
+        let groups = self.leaders.iter().map(|(&id, &leader)| group(id, leader));
+        let groups: Vec<_> = [group(1, self.leader)].into_iter().chain(groups).collect();
+        let owners: Vec<_> = (0..SHARDS).map(|shard| (shard, shard, self.owners[shard as usize])).collect();
+        serde_json::json!({
+            "cluster": "test", "epoch": self.epoch, "shards": SHARDS, "nodes": nodes,
+            "limits": {
+                "key_bytes_max": self.limits.key_bytes_max,
+                "value_bytes_max": self.limits.value_bytes_max,
+                "batch_bytes_max": self.limits.batch_bytes_max,
+            },
+            "groups": groups,
+            "shard_groups": owners,
+        })
+    }
+
+    /// The group of a key's shard and who leads it; none for a scan.
+    fn leader_of(&self, operation: &proto::Operation<'_>) -> Option<(u64, u64)> {
+        let group = self.owners[shard_of(operation.key()?, SHARDS).0 as usize];
+        Some((group, self.leaders.get(&group).copied().unwrap_or(self.leader)))
+    }
+
     fn arrived(&mut self, node: u64, body: &[u8]) {
         let request: BatchRequest<'_> = proto::decode(body).expect("the client encodes batches");
         self.batches.push((node, request.items.len()));
@@ -239,9 +286,16 @@ impl State {
     /// The answer to a write, or to anything that is refused; `None` where the item is a read to carry out.
     fn decide(&mut self, node: u64, item: &Item<'_>) -> Option<Answer<'static>> {
         let (refused, forgotten) = (self.faults.item_refused, self.faults.item_forgotten);
-        if node != self.leader && !self.forwarding && item.operation.key().is_some() {
-            let leader = self.rng.random_bool(0.7).then_some(NodeId(self.leader));
-            return Some(Err(Error::new(Code::NotLeader { group: GroupId(1), leader }, "ask the leader")));
+        if let Some((group, leader)) = self.leader_of(&item.operation).filter(|_| !self.forwarding)
+            && node != leader
+        {
+            let (group, leader) = (GroupId(group), self.rng.random_bool(0.7).then_some(NodeId(leader)));
+            return Some(Err(Error::new(Code::NotLeader { group, leader }, "ask the leader")));
+        }
+        let shard = item.operation.key().map(|key| shard_of(key, SHARDS));
+        if let Some(shard) = shard.filter(|shard| self.moving.contains(&shard.0)) {
+            let code = Code::WrongGroup { shard, to: None, epoch: Epoch(self.epoch) };
+            return Some(Err(Error::new(code, "it is on its way")));
         }
         if self.rng.random_bool(refused) {
             return Some(Err(Error::new(Code::NoLeader, "election under way")));
@@ -298,7 +352,7 @@ impl Drop for UnderWay<'_> {
 }
 
 fn refused(error: &Error) -> bool {
-    matches!(error.code, Code::NoLeader | Code::NotLeader { .. })
+    matches!(error.code, Code::NoLeader | Code::NotLeader { .. } | Code::WrongGroup { .. })
 }
 
 fn item_count(body: &[u8]) -> usize {

@@ -2,7 +2,7 @@
 
 use super::Report;
 use crate::terminal::{columns, human_bytes, human_time};
-use kvserver::service::{ClusterGroup, GroupStatus, NodeStatus, Role};
+use kvserver::service::{ClusterGroup, GroupStatus, MoveStatus, NodeStatus, Role};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +12,8 @@ pub(super) struct Summary {
     cluster: String,
     nodes: Vec<Report>,
     groups: Vec<Group>,
+    /// The moves under way, by shard, as the nodes say that drive them.
+    moves: Vec<MoveStatus>,
 }
 
 /// One group, as the replica with the best knowledge sees it.
@@ -71,7 +73,9 @@ impl Summary {
         let members =
             |id| members.iter().find(|group| group.id == id).map_or(&[][..], |group| &group.replicas);
         let groups = views.into_iter().map(|(id, views)| Group::of(id, &views, members(id))).collect();
-        Self { cluster, groups, nodes: reports }
+        let mut moves: Vec<MoveStatus> = statuses().flat_map(|status| status.moves.clone()).collect();
+        moves.sort_by_key(|of| (of.shard, of.id));
+        Self { cluster, groups, moves, nodes: reports }
     }
 
     /// Whether every group serves.
@@ -79,7 +83,7 @@ impl Summary {
         !self.groups.is_empty() && self.groups.iter().all(|group| group.state == State::Serving)
     }
 
-    /// Two tables, one of nodes and one of groups.
+    /// A table of nodes, one of groups, and one of moves where any is under way.
     pub(super) fn to_text(&self) -> String {
         let mut nodes =
             vec![row(["NODE", "ADDRESS", "VERSION", "UPTIME", "DISK", "MEMORY", "REPLICAS", "LEADS"])];
@@ -87,8 +91,28 @@ impl Summary {
         let mut groups =
             vec![row(["GROUP", "STATE", "LEADER", "TERM", "COMMITTED", "KEYS", "BYTES", "LOG", "LAGGING"])];
         groups.extend(self.groups.iter().map(Group::row));
-        format!("cluster {}\n\n{}\n{}", self.cluster, columns(&nodes), columns(&groups))
+        let mut text = format!("cluster {}\n\n{}\n{}", self.cluster, columns(&nodes), columns(&groups));
+        if !self.moves.is_empty() {
+            let mut moves = vec![row(["MOVE", "FROM", "TO", "PHASE", "COPIED", "LEFT", "RATE", "TIME"])];
+            moves.extend(self.moves.iter().map(move_row));
+            text += &format!("\n{}", columns(&moves));
+        }
+        text
     }
+}
+
+fn move_row(of: &MoveStatus) -> Vec<String> {
+    let rate = u128::from(of.copied_bytes) * 1_000 / u128::from(of.took_ms.max(1));
+    vec![
+        format!("s{}", of.shard),
+        format!("g{}", of.from),
+        format!("g{}", of.to),
+        of.phase.clone(),
+        human_bytes(of.copied_bytes),
+        human_bytes(of.remaining_bytes),
+        format!("{}/s", human_bytes(u64::try_from(rate).unwrap_or(u64::MAX))),
+        human_time(of.took_ms),
+    ]
 }
 
 impl Group {
@@ -324,5 +348,30 @@ mod tests {
         short.status.as_mut().expect("it answers").groups[0].last_index = 3;
         let text = summary(vec![unreachable(1), short, report(3, Role::Follower, 7, None)]).to_text();
         assert!(text.contains("  n1 (unreachable), n2 by 4\n"), "{text}");
+    }
+
+    /// A move is shown with how far it has come, whichever node drives it; where none is, there is no table.
+    #[test]
+    fn moves_are_shown() {
+        let mut reports = vec![report(1, Role::Leader, 2, Some(1)), report(2, Role::Follower, 2, Some(1))];
+        assert!(!Summary::of(reports.clone(), &[]).to_text().contains("MOVE"));
+        let (shard, from, to, id, phase) = (7, 1, 2, 9, "copying".to_owned());
+        let (copied_bytes, remaining_bytes) = (3 << 20, 5 << 20);
+        let moving = MoveStatus {
+            shard,
+            from,
+            to,
+            id,
+            phase,
+            copied_bytes,
+            remaining_bytes,
+            copies: 1,
+            took_ms: 2_000,
+        };
+        reports[1].status.as_mut().unwrap().moves.push(moving);
+        let text = Summary::of(reports, &[]).to_text();
+        let line = text.lines().find(|line| line.starts_with("s7")).unwrap();
+        let cells: Vec<&str> = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(cells, ["s7", "g1", "g2", "copying", "3.0 MiB", "5.0 MiB", "1.5 MiB/s", "2s"]);
     }
 }

@@ -56,6 +56,13 @@ struct MovesBody {
     moves_max: Option<u32>,
 }
 
+/// How nodes are judged.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodesBody {
+    dead_after_ms: u64,
+}
+
 /// What to plan: one of the two.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -144,6 +151,10 @@ async fn change(
         }
         Route::Move => Change::MoveCancel { shard: ShardId(id(route, path)?) },
         Route::Moves => moves(&read(front, body).await?)?,
+        Route::Nodes => {
+            let NodesBody { dead_after_ms } = read(front, body).await?;
+            Change::DeadAfter { ms: dead_after_ms }
+        }
         Route::Node => Change::NodeRemove { node: NodeId(id(route, path)?) },
         Route::NodeDrain => Change::NodeDrain { node: NodeId(id(route, path)?) },
         Route::NodeUndrain => Change::NodeUndrain { node: NodeId(id(route, path)?) },

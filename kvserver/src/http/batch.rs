@@ -10,10 +10,10 @@ use crate::http::json::{self, Object};
 use crate::http::key::{check_key, written_status};
 use crate::http::problem::Problem;
 use crate::http::target::Query;
-use crate::service::{Answer, Call, Operation, Reply};
+use crate::service::{Answer, BatchAnswer, Call, Operation, Reply};
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use proto::{Code, Error, Expect, Outcome, Version};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -22,6 +22,12 @@ use tokio::time::timeout;
 
 pub(crate) const JSON_TYPE: &str = "application/json";
 const BINARY_TYPE: &str = "application/vnd.flotilla.batch";
+
+/// The version of the map that the answering node knows.
+const EPOCH: HeaderName = HeaderName::from_static("flotilla-epoch");
+
+/// How many operations on single keys the answering node sent on to others.
+const FORWARDED: HeaderName = HeaderName::from_static("flotilla-forwarded");
 
 /// Chooses by the content type; its parameters, such as a charset, are passed over.
 pub(crate) async fn batch(
@@ -50,8 +56,17 @@ async fn binary(front: &Front, asked: &Asked<'_>, body: &mut RequestBody) -> Res
     let (request, _held) = body.read(limits).await?;
     let longest = Duration::from_millis(front.config.timeout_ms_max);
     match timeout(longest, front.service.batch(request)).await {
-        // What the batch holds is not looked at here: it may have written.
-        Ok(Ok(reply)) => front.counted_body(BINARY_TYPE, reply, Outcome::Unknown),
+        Ok(Ok(BatchAnswer { reply, epoch, forwarded })) => {
+            // What the batch holds is not looked at here: it may have written.
+            let mut response = front.counted_body(BINARY_TYPE, reply, Outcome::Unknown)?;
+            if let Some(epoch) = epoch {
+                response.headers_mut().insert(EPOCH, HeaderValue::from(epoch.0));
+            }
+            if forwarded > 0 {
+                response.headers_mut().insert(FORWARDED, HeaderValue::from(forwarded));
+            }
+            Ok(response)
+        }
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(Error::unknown(Code::Timeout, "the service did not answer within the deadline").into()),
     }

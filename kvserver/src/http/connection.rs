@@ -19,6 +19,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::Service as HyperService;
 use hyper_util::rt::TokioIo;
+use raftstore::Stream;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -28,7 +29,6 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tower_service::Service as _;
@@ -132,7 +132,7 @@ impl Activity {
 /// Serves one connection until it ends, is too slow, or `stop` says that it is enough: then the request in flight
 /// is finished and no other taken.
 pub(crate) async fn serve(
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     front: Arc<Front>,
     router: Router,
     mut stop: watch::Receiver<bool>,
@@ -219,7 +219,7 @@ fn poll_overdue(
 }
 
 /// Sends a last message and reads what still comes, so that the peer gets to see the message.
-pub(crate) async fn part(mut stream: TcpStream, message: &[u8]) {
+pub(crate) async fn part(mut stream: Box<dyn Stream>, message: &[u8]) {
     let parting = async {
         stream.write_all(message).await?;
         stream.shutdown().await?;
@@ -267,7 +267,7 @@ impl HyperService<Request<Incoming>> for Requests {
 
 /// The socket, counted and watched.
 struct Socket {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     front: Arc<Front>,
     activity: Arc<Activity>,
     /// Set once this side has shut down and only reads what still comes.

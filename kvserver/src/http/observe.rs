@@ -13,7 +13,7 @@ use crate::http::traffic::InFlight;
 use crate::service::{MetricsText, Service};
 use proto::{Code, Error};
 use std::sync::Arc;
-use tokio::task::spawn_blocking;
+use tokio::sync::oneshot;
 
 /// The description of what is served; tests hold it to the routes and to the statuses that really occur.
 pub(crate) const OPENAPI: &str = include_str!("openapi.json");
@@ -59,10 +59,14 @@ where
 {
     let turn = Arc::clone(&front.looks).acquire_owned().await.expect("turns to look are never closed");
     let node = Arc::clone(&front.service);
-    let looking = spawn_blocking(move || {
+    let (tell, told) = oneshot::channel();
+    let looking = Arc::clone(&node).offload(Box::pin(async move {
         let seen = at(&*node);
         drop(turn);
-        seen
-    });
-    looking.await.expect("looking at the node does not panic")
+        if tell.send(seen).is_err() {
+            tracing::debug!("nobody waits for this look any more");
+        }
+    }));
+    looking.await;
+    told.await.expect("looking at the node does not panic")
 }

@@ -20,6 +20,7 @@ pub(crate) enum Route {
     ShardMove,
     Moves,
     Move,
+    Nodes,
     Node,
     NodeDrain,
     NodeUndrain,
@@ -34,7 +35,7 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    pub(crate) const ALL: [Self; 21] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Key,
         Self::List,
         Self::Batch,
@@ -45,6 +46,7 @@ impl Route {
         Self::ShardMove,
         Self::Moves,
         Self::Move,
+        Self::Nodes,
         Self::Node,
         Self::NodeDrain,
         Self::NodeUndrain,
@@ -71,6 +73,7 @@ impl Route {
             Self::ShardMove => "/v1/cluster/shards/{id}/move",
             Self::Moves => "/v1/cluster/moves",
             Self::Move => "/v1/cluster/moves/{shard}",
+            Self::Nodes => "/v1/cluster/nodes",
             Self::Node => "/v1/cluster/nodes/{id}",
             Self::NodeDrain => "/v1/cluster/nodes/{id}/drain",
             Self::NodeUndrain => "/v1/cluster/nodes/{id}/undrain",
@@ -97,7 +100,7 @@ impl Route {
             | Self::Rebalance
             | Self::Plan => "POST",
             Self::Group | Self::Move | Self::Node => "DELETE",
-            Self::Moves => "PUT",
+            Self::Moves | Self::Nodes => "PUT",
             Self::Health | Self::Ready => "GET, HEAD",
             Self::List | Self::Cluster | Self::Map | Self::Status | Self::Metrics | Self::OpenApi => "GET",
             Self::Unknown => "",
@@ -120,6 +123,7 @@ impl Route {
                 | Self::ShardMove
                 | Self::Moves
                 | Self::Move
+                | Self::Nodes
                 | Self::Node
                 | Self::NodeDrain
                 | Self::NodeUndrain

@@ -9,12 +9,12 @@ use crate::http::router::router;
 use crate::service::Service;
 use axum::Router;
 use proto::{Code, Error};
+use raftstore::{Listener, Network, Stream, TcpNetwork};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -32,11 +32,11 @@ pub enum BindError {
     #[error("address is already in use: {0}")]
     InUse(String),
     /// The address is malformed, not this machine's, or not permitted.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("{source}")]
     Listen {
         /// The address as it was given.
         address: String,
-        /// The system's reason.
+        /// The system's reason, which names the address.
         source: io::Error,
     },
     /// A setting contradicts another or the node's limits.
@@ -67,13 +67,28 @@ impl Server {
     /// # Errors
     /// [`BindError`]; nothing is left behind then.
     pub async fn bind(address: &str, config: Config, service: Arc<dyn Service>) -> Result<Self, BindError> {
+        Self::bind_on(&TcpNetwork, address, config, service).await
+    }
+
+    /// Listens as [`bind`](Self::bind) does, on another network than this machine's; its hosts have IP addresses for
+    /// names.
+    ///
+    /// # Errors
+    /// [`BindError`]; nothing is left behind then.
+    pub async fn bind_on(
+        network: &dyn Network,
+        address: &str,
+        config: Config,
+        service: Arc<dyn Service>,
+    ) -> Result<Self, BindError> {
         config.validate(&service.limits())?;
         let refused = |source: io::Error| match source.kind() {
             io::ErrorKind::AddrInUse => BindError::InUse(address.into()),
             _ => BindError::Listen { address: address.into(), source },
         };
-        let listener = TcpListener::bind(address).await.map_err(refused)?;
-        let local = listener.local_addr().map_err(refused)?;
+        let listener = network.listen(address).await.map_err(refused)?;
+        let unparsed = |error| refused(io::Error::new(io::ErrorKind::InvalidInput, error));
+        let local = listener.local_address().parse().map_err(unparsed)?;
         let (stop, stopped) = watch::channel(false);
         let front = Arc::new(Front::new(config, service));
         let router = router(Arc::clone(&front));
@@ -115,7 +130,7 @@ impl Drop for Server {
 
 /// Accepts until told to stop; hands back the connections that are still open.
 async fn accept(
-    listener: TcpListener,
+    mut listener: Box<dyn Listener>,
     front: Arc<Front>,
     router: Router,
     mut stop: watch::Receiver<bool>,
@@ -147,7 +162,7 @@ async fn accept(
 
 /// Serves a connection, refuses it, or closes it without a word, by what there is room for.
 fn admit(
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     front: &Arc<Front>,
     router: &Router,
     open: &Arc<Semaphore>,
@@ -155,9 +170,6 @@ fn admit(
     stop: &watch::Receiver<bool>,
     connections: &mut JoinSet<()>,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        return tracing::debug!("connection was gone when it was accepted: {error}");
-    }
     if let Ok(permit) = Arc::clone(open).try_acquire_owned() {
         let (front, router, stop) = (Arc::clone(front), router.clone(), stop.clone());
         connections.spawn(async move {
@@ -173,7 +185,7 @@ fn admit(
 }
 
 /// Says 503 once the caller has begun to ask, so that it knows what the answer answers.
-async fn refuse(mut stream: TcpStream, permit: OwnedSemaphorePermit, connections_max: usize) {
+async fn refuse(mut stream: Box<dyn Stream>, permit: OwnedSemaphorePermit, connections_max: usize) {
     let asked = timeout(PARTING_TIMEOUT, stream.read(&mut [0; 1])).await;
     if let Ok(Ok(1..)) = asked {
         let message = format!("connections have reached their limit of {connections_max}");

@@ -14,6 +14,11 @@
 //! the revision up to which it has handed them out. A shard that is emptied at once needs none either: one
 //! record tells the loader to do the same, before anything else of that shard is handed out.
 //!
+//! What changes in a shard that is exported is noted by every replica from the same place of the log on,
+//! whether it hands a copy out or not: one that takes over hands out what lies ahead of what the loader
+//! holds, and what was noted behind it. It cannot know which of these places the loader holds, so it tells it
+//! of keys that are absent whether or not the loader ever had them.
+//!
 //! A copy of one shard is the same without the shard's state, which is the group's and stays, and with the
 //! time in every piece: whoever takes it in lives by another clock. It ends when its shard is emptied.
 
@@ -21,8 +26,9 @@ use super::bounds::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use super::piece::{Piece, RECORD_OVERHEAD_BYTES, StateRecord};
 use super::session::Session;
 use super::shard::{Entry, Shard};
+use super::shard_copy::{EXPORT_BYTES_MAX, EXPORT_PLACE_BYTES, Held};
 use super::usage::Usage;
-use proto::{ClientId, CopyToken, Revision, ShardId};
+use proto::{ClientId, CopyToken, Epoch, Revision, ShardId};
 use raftstore::{CopyId, CopyStep};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,6 +88,27 @@ pub(super) struct Copies {
     /// Copies of one shard each. Their steps change nothing but themselves, so they are made through shared
     /// references.
     of_shards: Mutex<BTreeMap<CopyToken, Copy>>,
+    /// What changed in each shard since it was exported. No part of the state that replicas agree on: one
+    /// that was loaded meanwhile has none.
+    exports: Mutex<BTreeMap<ShardId, Export>>,
+}
+
+/// What changed in a shard since it was exported.
+#[derive(Debug)]
+struct Export {
+    epoch: Epoch,
+    copy: CopyToken,
+    /// As the dirty places of a copy that has handed out everything. The tail is not among them.
+    places: Dirty,
+    /// About how many bytes they take.
+    bytes: usize,
+}
+
+impl Export {
+    /// Its places, to look up one that is borrowed.
+    fn noted(&self) -> &BTreeMap<Part<'_>, bool> {
+        &self.places
+    }
 }
 
 impl Copies {
@@ -117,6 +144,72 @@ impl Copies {
         for copy in self.running.values_mut().chain(of_shards.values_mut()) {
             copy.mark(shard, part, existed, exists);
         }
+        self.note(shard, part);
+    }
+
+    /// Notes a change for whoever may take a copy over. Where too much has changed, nobody can any more.
+    fn note(&mut self, shard: ShardId, part: &Part<'_>) {
+        let exports = self.exports.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(export) = exports.get_mut(&shard) else { return };
+        if matches!(part, Part::State | Part::Tail) || export.noted().contains_key(part) {
+            return;
+        }
+        let key_bytes = if let Part::Key(key) = part { key.len() } else { 0 };
+        export.bytes += key_bytes + EXPORT_PLACE_BYTES;
+        export.places.insert(part.clone().into_owned(), true);
+        if export.bytes > EXPORT_BYTES_MAX {
+            // Freed at once: it is bounded.
+            exports.remove(&shard);
+        }
+    }
+
+    /// Notes from now on what changes in a shard; gives back what was noted before.
+    pub(super) fn export(&mut self, shard: ShardId, epoch: Epoch, copy: CopyToken) -> Option<Dirty> {
+        let exports = self.exports.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Two steps of one entry of the log: the earlier one has noted more.
+        if exports.get(&shard).is_some_and(|export| export.copy == copy) {
+            return None;
+        }
+        let export = Export { epoch, copy, places: Dirty::new(), bytes: 0 };
+        exports.insert(shard, export).map(|export| export.places)
+    }
+
+    /// Notes nothing more of a shard for a move up to `epoch`; gives back what was noted.
+    pub(super) fn export_end(&self, shard: ShardId, epoch: Epoch) -> Option<Dirty> {
+        let mut exports = self.exports.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = exports.get(&shard).is_some_and(|export| export.epoch <= epoch);
+        if ended { exports.remove(&shard).map(|export| export.places) } else { None }
+    }
+
+    /// The shards that are exported, the moves, and the copies.
+    pub(super) fn exports(&self) -> Vec<(ShardId, Epoch, CopyToken)> {
+        let exports = self.exports.lock().unwrap_or_else(PoisonError::into_inner);
+        exports.iter().map(|(shard, export)| (*shard, export.epoch, export.copy)).collect()
+    }
+
+    /// A copy that goes on behind what its loader holds, where all that has changed since its beginning was
+    /// noted.
+    pub(super) fn resumed(&self, shard: ShardId, copy: CopyToken, held: &Held) -> Option<Copy> {
+        let exports = self.exports.lock().unwrap_or_else(PoisonError::into_inner);
+        let export = exports.get(&shard).filter(|export| export.copy == copy)?;
+        let last = match (&held.session, &held.key) {
+            (Some(client), _) => Some(Part::Session(*client)),
+            (None, Some(key)) => Some(Part::Key(Cow::Owned(key.clone()))),
+            (None, None) => None,
+        };
+        let mut resumed = Copy::of(shard);
+        if let Some(last) = last {
+            let places: Dirty =
+                export.places.range(..=last.clone()).map(|(part, held)| (part.clone(), *held)).collect();
+            if !places.is_empty() {
+                resumed.dirty.insert(shard, places);
+            }
+            resumed.reach = Reach::UpTo(Place { shard, part: last });
+        }
+        resumed.reached_bytes = held.bytes;
+        resumed.resumed = true;
+        resumed.events.insert(shard, held.revision);
+        Some(resumed)
     }
 
     /// Notes that a shard has been emptied at once; gives back what is now known for nothing, and may take a
@@ -126,6 +219,8 @@ impl Copies {
         let ended = of_shards.extract_if(.., |_, copy| copy.only == Some(shard));
         let mut places: Vec<Dirty> = ended.flat_map(|(_, copy)| copy.dirty.into_values()).collect();
         places.extend(self.running.values_mut().filter_map(|copy| copy.clear(shard)));
+        let exports = self.exports.get_mut().unwrap_or_else(PoisonError::into_inner);
+        places.extend(exports.remove(&shard).map(|export| export.places));
         places
     }
 }
@@ -158,6 +253,9 @@ pub(super) struct Copy {
     events: BTreeMap<ShardId, Revision>,
     /// The time that was handed out last.
     time_ms: Option<u64>,
+    /// Whether another replica has begun it, so that a dirty place says nothing of what the loader holds
+    /// there.
+    resumed: bool,
 }
 
 impl Copy {
@@ -385,6 +483,7 @@ impl Copy {
             Part::Tail => return self.hand_tail(id, shard, piece),
             Part::Key(key) => match shard.data.get(&**key) {
                 Some(entry) => key_record(id, key, entry),
+                None if self.resumed => StateRecord::KeyAbsent { shard: id, key },
                 None => StateRecord::KeyGone { shard: id, key },
             },
             Part::Session(client) => match shard.sessions.get(client) {
@@ -397,7 +496,7 @@ impl Copy {
         };
         let length = match &record {
             StateRecord::Key { key, value, .. } => key.len() + value.len(),
-            StateRecord::KeyGone { key, .. } => key.len(),
+            StateRecord::KeyGone { key, .. } | StateRecord::KeyAbsent { key, .. } => key.len(),
             _ => 0,
         };
         let fits = piece.has_room(length);

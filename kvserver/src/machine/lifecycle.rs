@@ -46,6 +46,8 @@ enum Effect {
     /// Nothing: the step was taken before.
     Done,
     Enter(ShardState),
+    /// Nothing that replicas agree on: they note what changes from here on.
+    Export,
     /// As `Enter`, and all that is held of the shard is forgotten.
     Empty(ShardState),
     /// As `Enter`, once the step's piece is taken in.
@@ -66,6 +68,11 @@ impl KvMachine {
             revision: shard.events.revision(),
             usage: shard.usage,
         })
+    }
+
+    /// Whether nothing that was dropped is still to be freed.
+    pub fn is_swept(&self) -> bool {
+        self.garbage.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Takes what was dropped and is still to be freed. Every replica has its own, which nobody but its
@@ -103,14 +110,24 @@ impl KvMachine {
     }
 
     /// Takes a step of a move.
-    pub(super) fn step(&mut self, command: &MoveCommand<'_>) -> LifecycleAnswer {
+    pub(super) fn step(&mut self, index: u64, command: &MoveCommand<'_>) -> LifecycleAnswer {
         let id = command.shard;
         if id.0 >= SHARDS_MAX {
             return Err(LifecycleError::Invalid { shard: id });
         }
         match judge(self.lifecycle(id), command)? {
             Effect::Done => {}
-            Effect::Enter(state) => self.enter(id, state),
+            Effect::Enter(state) => {
+                if command.step == MoveStep::Thaw {
+                    let places = self.copies.export_end(id, command.epoch);
+                    self.leave_places(places);
+                }
+                self.enter(id, state);
+            }
+            Effect::Export => {
+                let places = self.copies.export(id, command.epoch, export_token(index, command));
+                self.leave_places(places);
+            }
             Effect::Empty(state) => {
                 self.empty(id);
                 self.enter(id, state);
@@ -142,6 +159,12 @@ impl KvMachine {
         });
     }
 
+    /// Leaves what a copy kept about a shard to be freed.
+    fn leave_places(&mut self, places: Option<Dirty>) {
+        let garbage = self.garbage.get_mut().unwrap_or_else(PoisonError::into_inner);
+        garbage.places.extend(places);
+    }
+
     /// Forgets all that is held of a shard, and leaves it to be freed.
     fn empty(&mut self, id: ShardId) {
         if !self.shards.contains_key(&id) {
@@ -160,6 +183,18 @@ impl KvMachine {
             self.enter(id, ShardState::Importing { from, epoch, copy, next: 0, complete: false });
         }
     }
+}
+
+/// The copy that an [`MoveStep::Export`] at a place of the log begins: the same on every replica, and never
+/// that of another step, be it the same command once more. Mixed as splitmix64 does.
+fn export_token(index: u64, command: &MoveCommand<'_>) -> CopyToken {
+    let mix = |seed: u64, word: u64| {
+        let mixed = (seed ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    };
+    CopyToken(mix(mix(mix(0, index), command.epoch.0), u64::from(command.shard.0)))
 }
 
 /// What a step makes of a shard in `state`.
@@ -209,6 +244,8 @@ fn judge(state: ShardState, command: &MoveCommand<'_>) -> Result<Effect, Lifecyc
         {
             Ok(Effect::Done)
         }
+        (MoveStep::Export, Serving { fence, .. }) if e > fence => Ok(Effect::Export),
+        (MoveStep::Export, Frozen { epoch, .. }) if epoch == e => Ok(Effect::Export),
         (MoveStep::Drop, Frozen { to, epoch, .. }) if epoch == e => Ok(Effect::Empty(Dropped { to, epoch })),
         (MoveStep::Drop, Dropped { epoch, .. }) if epoch == e => Ok(Effect::Done),
         (MoveStep::Abort, Importing { epoch, .. }) if epoch == e => Ok(Effect::Empty(Aborted { epoch })),

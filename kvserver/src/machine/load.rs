@@ -47,6 +47,7 @@ impl KvMachine {
             {
                 Err("a session is gone that never was".into())
             }
+            StateRecord::KeyAbsent { .. } => Err("the copy of a machine is made by one machine".into()),
             record => {
                 let Some(shard) = record.shard() else { return Err("a record of no shard".into()) };
                 self.known(shard)?;
@@ -114,7 +115,8 @@ fn load_into(
             let existed = load_key(shard, key, Entry { value: value.into(), version, created, modified })?;
             copies.mark(id, &Part::Key(Cow::Borrowed(key)), existed, true);
         }
-        StateRecord::KeyGone { key, .. } => {
+        StateRecord::KeyAbsent { key, .. } if !shard.data.contains_key(key) => check_key(key)?,
+        StateRecord::KeyGone { key, .. } | StateRecord::KeyAbsent { key, .. } => {
             load_key_gone(shard, key)?;
             copies.mark(id, &Part::Key(Cow::Borrowed(key)), true, false);
         }

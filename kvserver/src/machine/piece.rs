@@ -47,6 +47,9 @@ pub(super) enum StateRecord<'a> {
     State { shard: ShardId, state: ShardState },
     /// All that was handed out of a shard, but its state, is no more.
     Cleared { shard: ShardId },
+    /// A key that is not present, and may or may not have been handed out: whoever took a copy over does not
+    /// know.
+    KeyAbsent { shard: ShardId, key: &'a [u8] },
 }
 
 impl StateRecord<'_> {
@@ -56,6 +59,7 @@ impl StateRecord<'_> {
             Self::Time { .. } => None,
             Self::Key { shard, .. }
             | Self::KeyGone { shard, .. }
+            | Self::KeyAbsent { shard, .. }
             | Self::Session { shard, .. }
             | Self::SessionGone { shard, .. }
             | Self::Event { shard, .. }

@@ -1,21 +1,43 @@
 //! Copies of one shard, handed out to whoever moves it.
 //!
 //! They are no part of the state that replicas agree on: each is kept by the machine in which it was begun,
-//! tracks what changes behind it there, and is gone with that machine or with the shard. Whoever follows the
-//! copy then begins another, from the start; to go on from a place in the order of a copy, its beginning
-//! would have to be told how far the loader has come and by which revision, and the loader to forget keys
-//! that went meanwhile.
+//! tracks what changes behind it there, and is gone with that machine or with the shard. Another replica goes
+//! on with it where the shard was exported ([`proto::MoveStep::Export`]) before the copy was begun, and the
+//! replica has been there since: it is told what the loader holds, and has noted what changed meanwhile. One
+//! that was loaded from a snapshot has not, and whoever follows the copy begins another, from the start.
 //!
 //! Steps are made through a shared reference, so that readers are not in the way and nothing but the log's
 //! commands changes a machine. They hold up commands, though: one should take tens of microseconds.
 
 use super::KvMachine;
 use super::copy::Copy;
-use proto::{CopyToken, Epoch, ShardId, ShardState};
+use bincode::{Decode, Encode};
+use proto::{ClientId, CopyToken, Epoch, Revision, ShardId, ShardState};
 use raftstore::CopyStep;
 
 /// The most copies of single shards at a time: each tracks what its shard's writers change.
 pub const SHARD_COPIES_MAX: usize = 32;
+
+/// The most bytes that the places take, about, that changed in a shard since it was exported: they are copied
+/// at once where a copy is taken over, in milliseconds. Beyond, nobody takes it over.
+pub const EXPORT_BYTES_MAX: usize = 8 << 20;
+
+/// What a place that changed takes beside its key, in bytes.
+pub(super) const EXPORT_PLACE_BYTES: usize = 64;
+
+/// What the loader of a copy holds: all that was handed out to it, up to its last key or, where it holds any,
+/// its last session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Held {
+    /// The last key.
+    pub key: Option<Vec<u8>>,
+    /// The last session: sessions follow all keys.
+    pub session: Option<ClientId>,
+    /// The revision of the last event.
+    pub revision: Revision,
+    /// About how many bytes it is.
+    pub bytes: u64,
+}
 
 /// One step of a copy of a shard.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,6 +64,12 @@ pub enum ShardCopyRefused {
     /// The copy runs already.
     #[error("copy was begun before: {copy}")]
     Running {
+        /// The copy.
+        copy: CopyToken,
+    },
+    /// The shard was not exported for this copy, or not all that changed since was noted: begin another.
+    #[error("copy cannot be gone on with here: {copy}")]
+    NotExported {
         /// The copy.
         copy: CopyToken,
     },
@@ -73,6 +101,51 @@ impl KvMachine {
             return Err(ShardCopyRefused::TooMany);
         }
         copies.insert(copy, Copy::of(shard));
+        Ok(())
+    }
+
+    /// The copies of shards that were exported and can be taken over, with their moves.
+    pub fn exports(&self) -> Vec<(ShardId, Epoch, CopyToken)> {
+        self.copies.exports()
+    }
+
+    /// Forgets what has changed in a shard since it was exported for a move up to `epoch`. Other replicas
+    /// keep theirs.
+    pub fn export_end(&self, shard: ShardId, epoch: Epoch) {
+        let ended = self.copies.export_end(shard, epoch);
+        drop(ended);
+    }
+
+    /// What has come in of a copy of `shard`.
+    pub fn held(&self, shard: ShardId) -> Held {
+        let Some(shard) = self.shards.get(&shard) else { return Held::default() };
+        Held {
+            key: shard.data.last_key_value().map(|(key, _)| key.to_vec()),
+            session: shard.sessions.last_key_value().map(|(client, _)| *client),
+            revision: shard.events.revision(),
+            bytes: shard.usage.copy_bytes(),
+        }
+    }
+
+    /// Goes on with a copy that another replica has begun. This one must have applied all that the other had
+    /// when it handed out what is `held`, and no piece of the other may be taken in any more.
+    ///
+    /// # Errors
+    /// [`ShardCopyRefused`]; nothing was begun.
+    pub fn shard_copy_resume(
+        &self,
+        shard: ShardId,
+        copy: CopyToken,
+        held: &Held,
+    ) -> Result<(), ShardCopyRefused> {
+        let mut copies = self.copies.of_shards();
+        if copies.len() >= SHARD_COPIES_MAX && !copies.contains_key(&copy) {
+            return Err(ShardCopyRefused::TooMany);
+        }
+        let resumed = self.copies.resumed(shard, copy, held).ok_or(ShardCopyRefused::NotExported { copy })?;
+        let replaced = copies.insert(copy, resumed);
+        drop(copies);
+        drop(replaced);
         Ok(())
     }
 

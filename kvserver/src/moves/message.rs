@@ -1,5 +1,6 @@
 //! What a shard's destination asks of its source, on the request lane.
 
+use crate::machine::Held;
 use bincode::{Decode, Encode};
 use proto::{CopyToken, Epoch, GroupId, LifecycleAnswer, NodeId, ShardId};
 
@@ -7,16 +8,16 @@ use proto::{CopyToken, Epoch, GroupId, LifecycleAnswer, NodeId, ShardId};
 pub(crate) const MOVE_SERVICE: u8 = 18;
 
 /// What is asked of a node that leads the source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(super) enum Question {
-    /// Begin a copy of a shard.
+    /// Export a shard, and begin a copy of it.
     Begin {
         /// The source.
         group: GroupId,
         /// The shard.
         shard: ShardId,
-        /// The copy.
-        copy: CopyToken,
+        /// The move.
+        epoch: Epoch,
     },
     /// Hand out a piece.
     Next {
@@ -43,6 +44,19 @@ pub(super) enum Question {
         /// The copy.
         copy: CopyToken,
     },
+    /// Go on with a copy that another node has begun and lost.
+    Resume {
+        /// The source.
+        group: GroupId,
+        /// The shard.
+        shard: ShardId,
+        /// The copy.
+        copy: CopyToken,
+        /// The piece that comes next: no other node is ever asked for one of this number or above.
+        number: u64,
+        /// What has come in of it.
+        held: Held,
+    },
 }
 
 /// What is answered.
@@ -54,6 +68,8 @@ pub(super) enum Word {
         bytes: u64,
         /// The move for which the shard is frozen already.
         frozen: Option<Epoch>,
+        /// The copy.
+        copy: CopyToken,
     },
     /// A piece.
     Piece {
@@ -79,23 +95,31 @@ pub(super) enum Word {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::{ClientId, Revision};
 
     /// What goes over the wire does not drift.
     #[test]
     fn golden_messages() {
         let (group, shard, copy, to, epoch) = (GroupId(1), ShardId(2), CopyToken(3), GroupId(4), Epoch(5));
+        let (key, session) = (Some(b"ky".to_vec()), Some(ClientId(9)));
+        let held = Held { key, session, revision: Revision(7), bytes: 8 };
         let questions = [
-            (Question::Begin { group, shard, copy }, vec![1, 0, 1, 2, 3]),
+            (Question::Begin { group, shard, epoch }, vec![1, 0, 1, 2, 5]),
             (Question::Next { copy, number: 6, bytes_max: 7 }, vec![1, 1, 3, 6, 7]),
             (Question::Freeze { group, shard, to, epoch }, vec![1, 2, 1, 2, 4, 5]),
             (Question::End { copy }, vec![1, 3, 3]),
+            (
+                Question::Resume { group, shard, copy, number: 6, held },
+                vec![1, 4, 1, 2, 3, 6, 1, 2, b'k', b'y', 1, 9, 7, 8],
+            ),
         ];
+
         for (question, bytes) in questions {
             assert_eq!(proto::encode(&question), bytes, "{question:?}");
             assert_eq!(proto::decode::<Question>(&bytes), Ok(question));
         }
         let words = [
-            (Word::Begun { bytes: 9, frozen: Some(epoch) }, vec![1, 0, 9, 1, 5]),
+            (Word::Begun { bytes: 9, frozen: Some(epoch), copy }, vec![1, 0, 9, 1, 5, 3]),
             (Word::Piece { bytes: vec![8, 9], remaining: 1, frozen: None }, vec![1, 1, 2, 8, 9, 1, 0]),
             (Word::Ended, vec![1, 2]),
             (Word::Taken(Ok(())), vec![1, 3, 0]),

@@ -1,23 +1,25 @@
-//! The source's side: it hands out copies, freezes when it is asked to, and drops or thaws what it froze once the map
-//! says how the move has ended.
+//! The source's side: it hands out copies, freezes when it is asked to, and drops or thaws what it froze once
+//! the map says how the move has ended.
 //!
-//! Owns the copies that this node serves, with the last piece of each, so that an answer that was lost can be given
-//! again. Must never drop or thaw by a map that is older than the move.
+//! Owns the copies that this node serves, with the last piece of each, so that an answer that was lost can be
+//! given again. Must never drop or thaw by a map that is older than the move.
 
+use super::failpoint::{Failpoint, reach};
 use super::message::{Question, Word};
 use super::take;
+use crate::machine::{Held, KvMachine, ShardCopyRefused};
 use crate::replica::Replica;
 use crate::residence::Residents;
 use bytes::Bytes;
-use proto::{ClusterMap, CopyToken, GroupId, MoveCommand, MoveStep, ShardId, ShardState};
+use proto::{ClusterMap, CopyToken, Epoch, GroupId, MoveCommand, MoveStep, MoveView, ShardId, ShardState};
 use raftstore::{Refusal, Role};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// The largest piece that is handed out, in bytes, unless a single record is larger: tens of microseconds of the
-/// machine's time.
+/// The largest piece that is handed out, in bytes, unless a single record is larger: tens of microseconds of
+/// the machine's time.
 const PIECE_BYTES_MAX: usize = 96 << 10;
 
 /// How long the end of a move at its source is waited for before it is looked at again.
@@ -57,9 +59,11 @@ impl Source {
     /// [`Refusal::Unsupported`] where the question is not understood.
     pub(crate) async fn serve(&self, body: &[u8]) -> Result<Bytes, Refusal> {
         let question = proto::decode(body).map_err(|error| Refusal::Unsupported(error.to_string()))?;
-        self.end_idle();
         let word = match question {
-            Question::Begin { group, shard, copy } => self.begin(group, shard, copy),
+            Question::Begin { group, shard, epoch } => self.begin(group, shard, epoch).await,
+            Question::Resume { group, shard, copy, number, held } => {
+                self.resume(group, shard, copy, number, &held).await
+            }
             Question::Next { copy, number, bytes_max } => self.next(copy, number, bytes_max as usize),
             Question::Freeze { group, shard, to, epoch } => {
                 self.freeze(group, MoveCommand { shard, epoch, step: MoveStep::Freeze { to } }).await
@@ -81,29 +85,65 @@ impl Source {
         }
     }
 
-    fn begin(&self, group: GroupId, shard: ShardId, copy: CopyToken) -> Word {
+    /// Exports the shard, so that every replica can go on with the copy, and begins it.
+    async fn begin(&self, group: GroupId, shard: ShardId, epoch: Epoch) -> Word {
         let replica = match self.leading(group) {
             Ok(replica) => replica,
             Err(word) => return word,
         };
+        match take(&replica, MoveCommand { shard, epoch, step: MoveStep::Export }).await {
+            Ok(Ok(())) => {}
+            Ok(Err(refused)) => return Word::Taken(Err(refused)),
+            Err(raftstore::ProposeError::NotLeader { leader, .. }) => return Word::NotLeader(leader),
+            Err(error) => return Word::Busy(error.to_string()),
+        }
         let begun = replica.group.read_stale(|machine| {
+            let exported = machine.exports().into_iter().find(|(of, by, _)| (*of, *by) == (shard, epoch));
+            let Some((_, _, copy)) = exported else { return Ok(None) };
             machine.shard_copy_begin(shard, copy)?;
-            let view = machine.shards().find(|view| view.shard == shard);
-            let bytes = view.map_or(0, |view| view.usage.bytes);
-            let frozen = match machine.lifecycle(shard) {
-                ShardState::Frozen { epoch, .. } => Some(epoch),
-                _ => None,
-            };
-            Ok::<_, crate::machine::ShardCopyRefused>(Word::Begun { bytes, frozen })
+            Ok::<_, ShardCopyRefused>(Some((copy, begun(machine, shard, copy))))
         });
         match begun {
-            Ok(word) => {
-                let begun = Copy { group, next: 0, last: None, asked: Instant::now() };
-                self.lock().insert(copy, begun);
+            Ok(Some((copy, word))) => {
+                self.hold(group, copy, 0);
                 word
             }
+            Ok(None) => Word::Busy("too much has changed at once".to_owned()),
             Err(refused) => Word::Busy(refused.to_string()),
         }
+    }
+
+    /// Goes on with a copy that another node has begun.
+    async fn resume(
+        &self,
+        group: GroupId,
+        shard: ShardId,
+        copy: CopyToken,
+        number: u64,
+        held: &Held,
+    ) -> Word {
+        let replica = match self.leading(group) {
+            Ok(replica) => replica,
+            Err(word) => return word,
+        };
+        // What the other had applied when it handed out what is held is committed: this one must have applied
+        // it too.
+        let resumed = replica.group.read(|machine| {
+            machine.shard_copy_resume(shard, copy, held).map(|()| begun(machine, shard, copy))
+        });
+        match resumed.await {
+            Ok(Ok(word)) => {
+                self.hold(group, copy, number);
+                word
+            }
+            Ok(Err(ShardCopyRefused::NotExported { .. })) => Word::Ended,
+            Ok(Err(refused)) => Word::Busy(refused.to_string()),
+            Err(error) => Word::Busy(error.to_string()),
+        }
+    }
+
+    fn hold(&self, group: GroupId, copy: CopyToken, next: u64) {
+        self.lock().insert(copy, Copy { group, next, last: None, asked: Instant::now() });
     }
 
     fn next(&self, token: CopyToken, number: u64, bytes_max: usize) -> Word {
@@ -134,7 +174,13 @@ impl Source {
             Ok(replica) => replica,
             Err(word) => return word,
         };
-        match take(&replica, command).await {
+        let (node, shard) = (replica.group.status().node, command.shard);
+        reach(node, shard, Failpoint::BeforeFreeze).await;
+        let taken = take(&replica, command).await;
+        if taken == Ok(Ok(())) {
+            reach(node, shard, Failpoint::Frozen).await;
+        }
+        match taken {
             Ok(answer) => Word::Taken(answer),
             Err(raftstore::ProposeError::NotLeader { leader, .. }) => Word::NotLeader(leader),
             Err(error) => Word::Busy(error.to_string()),
@@ -149,14 +195,39 @@ impl Source {
         }
     }
 
-    /// Ends the copies that nobody asks for any more: their destination has lost its leader, or gone on elsewhere.
-    fn end_idle(&self) {
+    /// Ends the copies that nobody asks for any more: their destination has lost its leader, or gone on
+    /// elsewhere.
+    pub(crate) fn end_idle(&self) {
         let idle: Vec<CopyToken> = {
             let copies = self.lock();
             let idle = copies.iter().filter(|(_, copy)| copy.asked.elapsed() >= IDLE_MAX);
             idle.map(|(token, _)| *token).collect()
         };
         idle.into_iter().for_each(|token| self.end(token));
+    }
+}
+
+/// The answer to whoever is to follow a copy that goes on from here.
+fn begun(machine: &KvMachine, shard: ShardId, copy: CopyToken) -> Word {
+    let view = machine.shards().find(|view| view.shard == shard);
+    let frozen = match machine.lifecycle(shard) {
+        ShardState::Frozen { epoch, .. } => Some(epoch),
+        _ => None,
+    };
+    Word::Begun { bytes: view.map_or(0, |view| view.usage.bytes), frozen, copy }
+}
+
+/// Forgets what changed in shards since they were exported for moves that are past.
+pub(crate) fn settle_exports(residents: &Residents, map: &ClusterMap) {
+    for replica in residents.all() {
+        replica.group.read_stale(|machine| {
+            for (shard, epoch, _) in machine.exports() {
+                let listed = |moving: &MoveView| (moving.shard, moving.id) == (shard, epoch);
+                if map.shard_map.epoch >= epoch && !map.moves.iter().any(listed) {
+                    machine.export_end(shard, epoch);
+                }
+            }
+        });
     }
 }
 
@@ -179,7 +250,8 @@ fn ending(
     Some(MoveCommand { shard, epoch, step })
 }
 
-/// Drops or thaws what the groups that this node leads have frozen, where the map says how the moves have ended.
+/// Drops or thaws what the groups that this node leads have frozen, where the map says how the moves have
+/// ended.
 pub(crate) async fn settle_frozen(residents: &Residents, map: &ClusterMap) {
     for replica in residents.all() {
         let group = replica.group.id();
@@ -189,12 +261,21 @@ pub(crate) async fn settle_frozen(residents: &Residents, map: &ClusterMap) {
         let endings: Vec<MoveCommand<'static>> = replica.group.read_stale(|machine| {
             machine.shards().filter_map(|view| ending(map, group, view.shard, view.state)).collect()
         });
+        let node = replica.group.status().node;
         for command in endings {
             let (shard, epoch) = (command.shard, command.epoch);
+            let (step, before, after) = match command.step {
+                MoveStep::Thaw => ("thawed", Failpoint::BeforeThaw, Failpoint::Thawed),
+                _ => ("dropped", Failpoint::BeforeDrop, Failpoint::Dropped),
+            };
+            reach(node, shard, before).await;
             // A group that has lost its quorum must not keep the others waiting; the step is taken again.
             let Ok(taken) = timeout(STEP_TIME, take(&replica, command)).await else { continue };
             match taken {
-                Ok(Ok(())) => tracing::info!(%group, %shard, %epoch, "a move has ended at its source"),
+                Ok(Ok(())) => {
+                    tracing::info!(step, %group, %shard, id = %epoch, "a move has ended at its source");
+                    reach(node, shard, after).await;
+                }
                 Ok(Err(refused)) => tracing::debug!(%group, %shard, %epoch, %refused, "a move does not end"),
                 Err(error) => tracing::debug!(%group, %shard, %epoch, %error, "a move does not end yet"),
             }
@@ -205,7 +286,7 @@ pub(crate) async fn settle_frozen(residents: &Residents, map: &ClusterMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::{ClusterSettings, Epoch, MoveState, MoveView, ShardMap, ShardRun};
+    use proto::{ClusterSettings, MoveState, ShardMap, ShardRun};
 
     fn map(epoch: u64, owner: u64, moving: Option<u64>) -> ClusterMap {
         let (first, owner) = (ShardId(0), GroupId(owner));
@@ -233,8 +314,8 @@ mod tests {
         }
     }
 
-    /// What was frozen is dropped once the shard is elsewhere, thaws once the move was given up, and stays while the
-    /// move goes on or the map is older than it.
+    /// What was frozen is dropped once the shard is elsewhere, thaws once the move was given up, and stays
+    /// while the move goes on or the map is older than it.
     #[test]
     fn maps_say_how_moves_end() {
         let state = ShardState::Frozen { to: GroupId(2), epoch: Epoch(7), since: Epoch(1) };

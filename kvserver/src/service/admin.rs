@@ -2,7 +2,7 @@
 //! names are part of the HTTP API; they may be added to, never renamed.
 
 use proto::{
-    ClusterMap, GroupState, GroupView, MoveState, MoveView, NodeState, NodeView, PlannedMove, ShardMap,
+    ClusterMap, GroupId, GroupState, GroupView, MoveState, MoveView, NodeState, NodeView, PlannedMove, ShardMap,
 };
 use serde::{Deserialize, Serialize};
 
@@ -16,8 +16,11 @@ pub struct MapJson {
     pub settings: SettingsJson,
     /// All nodes, by id.
     pub nodes: Vec<NodeJson>,
-    /// All groups, by id.
+    /// All groups of data, by id.
     pub groups: Vec<GroupJson>,
+    /// The controller's own group, once its leader has reported its members.
+    #[serde(default)]
+    pub controller: Option<GroupJson>,
     /// The moves that have started, by shard.
     pub moves: Vec<MoveJson>,
     /// The shards that failed to move and are still to, by shard.
@@ -152,6 +155,8 @@ impl From<&ClusterMap> for MapJson {
             count: setback.count,
             why: setback.why.clone(),
         });
+        let (own, data): (Vec<&GroupView>, Vec<&GroupView>) =
+            map.groups.iter().partition(|view| view.group == GroupId(0));
         Self {
             shard_map: ShardMapJson::from(&map.shard_map),
             settings: SettingsJson {
@@ -162,7 +167,8 @@ impl From<&ClusterMap> for MapJson {
                 dead_after_ms: settings.dead_after_ms,
             },
             nodes: map.nodes.iter().map(NodeJson::from).collect(),
-            groups: map.groups.iter().map(GroupJson::from).collect(),
+            groups: data.into_iter().map(GroupJson::from).collect(),
+            controller: own.into_iter().next().map(GroupJson::from),
             moves: map.moves.iter().map(MoveJson::from).collect(),
             setbacks: setbacks.collect(),
         }
@@ -259,6 +265,17 @@ mod tests {
             incarnation: Incarnation(5),
         };
         let members: BTreeMap<NodeId, Incarnation> = [(NodeId(1), Incarnation(5))].into();
+        let of = |group, state| GroupView {
+            group: GroupId(group),
+            state,
+            weight: 1,
+            first: members.clone(),
+            replicas: members.clone(),
+            voters: members.clone(),
+            learners: BTreeMap::new(),
+            leader: Some(NodeId(1)),
+            preferred: None,
+        };
         let map = ClusterMap {
             shard_map: ShardMap { epoch: Epoch(7), shards: 4, runs: vec![run(0, 3, 1, 1), run(3, 1, 1, 2)] },
             settings: ClusterSettings {
@@ -269,17 +286,7 @@ mod tests {
                 dead_after_ms: 9,
             },
             nodes: vec![NodeView { node: NodeId(1), spec, state: NodeState::Draining }],
-            groups: vec![GroupView {
-                group: GroupId(1),
-                state: GroupState::Leaving,
-                weight: 1,
-                first: members.clone(),
-                replicas: members.clone(),
-                voters: members,
-                learners: BTreeMap::new(),
-                leader: Some(NodeId(1)),
-                preferred: None,
-            }],
+            groups: vec![of(0, GroupState::Serving), of(1, GroupState::Leaving)],
             moves: vec![MoveView {
                 shard: ShardId(3),
                 from: GroupId(1),
@@ -289,7 +296,7 @@ mod tests {
             }],
             setbacks: vec![SetbackView { shard: ShardId(3), count: 1, why: "full".into() }],
         };
-        let golden = r#"{"epoch":7,"shards":4,"shard_runs":[[0,2,1,1],[3,3,1,2]],"settings":{"moves_paused":false,"copy_bytes_per_second":null,"moves_max":2,"replicas":3,"dead_after_ms":9},"nodes":[{"id":1,"peer":"n1:1","http":"n1:2","state":"draining","zone":"a","weight":1}],"groups":[{"id":1,"state":"leaving","weight":1,"replicas":[1],"voters":[1],"learners":[],"leader":1,"preferred":null}],"moves":[{"shard":3,"from":1,"to":2,"id":6,"state":"cancelling"}],"setbacks":[{"shard":3,"count":1,"why":"full"}]}"#;
+        let golden = r#"{"epoch":7,"shards":4,"shard_runs":[[0,2,1,1],[3,3,1,2]],"settings":{"moves_paused":false,"copy_bytes_per_second":null,"moves_max":2,"replicas":3,"dead_after_ms":9},"nodes":[{"id":1,"peer":"n1:1","http":"n1:2","state":"draining","zone":"a","weight":1}],"groups":[{"id":1,"state":"leaving","weight":1,"replicas":[1],"voters":[1],"learners":[],"leader":1,"preferred":null}],"controller":{"id":0,"state":"serving","weight":1,"replicas":[1],"voters":[1],"learners":[],"leader":1,"preferred":null},"moves":[{"shard":3,"from":1,"to":2,"id":6,"state":"cancelling"}],"setbacks":[{"shard":3,"count":1,"why":"full"}]}"#;
         let view = MapJson::from(&map);
         assert_eq!(serde_json::to_string(&view).unwrap(), golden);
         assert_eq!(serde_json::from_str::<MapJson>(golden).unwrap(), view);

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct ClusterView {
     /// The cluster's name, fixed when it is born.
     pub cluster: String,
+    /// The version of the map that this is told by; 0 where the node has not heard of one yet.
+    #[serde(default)]
+    pub epoch: u64,
     /// How many shards there are, fixed when it is born.
     pub shards: u32,
     /// What this node accepts.
@@ -73,6 +76,59 @@ pub struct NodeStatus {
     pub memory_rss_bytes: u64,
     /// The replicas on this node, by group.
     pub groups: Vec<GroupStatus>,
+    /// The moves that this node drives, as the leader of where they go, by shard.
+    #[serde(default)]
+    pub moves: Vec<MoveStatus>,
+    /// The last moves that ended here, the latest last.
+    #[serde(default)]
+    pub ended_moves: Vec<EndedMoveStatus>,
+}
+
+/// How far a move has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveStatus {
+    /// The shard.
+    pub shard: u32,
+    /// Where it is.
+    pub from: u64,
+    /// Where it goes.
+    pub to: u64,
+    /// The move's id.
+    pub id: u64,
+    /// `waiting`, `copying`, `paused`, `freezing`, `activating`, `giving up` or `reporting`.
+    pub phase: String,
+    /// Bytes of the present copy that this node took in.
+    pub copied_bytes: u64,
+    /// About how many bytes of it are left; 0 before that is known.
+    pub remaining_bytes: u64,
+    /// How many copies this node has begun.
+    pub copies: u32,
+    /// How many milliseconds this node has driven it.
+    pub took_ms: u64,
+}
+
+/// How a move ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedMoveStatus {
+    /// The shard.
+    pub shard: u32,
+    /// Where it was.
+    pub from: u64,
+    /// Where it was to go.
+    pub to: u64,
+    /// The move's id.
+    pub id: u64,
+    /// Why it was given up; none where the shard arrived.
+    pub aborted: Option<String>,
+    /// Bytes that this node took in with the last copy.
+    pub copied_bytes: u64,
+    /// How many copies this node had begun.
+    pub copies: u32,
+    /// How many milliseconds this node had driven it.
+    pub took_ms: u64,
+    /// Microseconds from asking the source to freeze the shard until it was served here; none where this node did not
+    /// see both.
+    pub freeze_pause_us: Option<u64>,
 }
 
 /// One replica.
@@ -158,6 +214,7 @@ mod tests {
     fn golden_cluster() {
         let view = ClusterView {
             cluster: "home".into(),
+            epoch: 7,
             shards: 256,
             limits: ClusterLimits { key_bytes_max: 4, value_bytes_max: 5, batch_bytes_max: 9 },
             nodes: vec![ClusterNode { id: 1, http: "127.0.0.1:7101".into() }],
@@ -167,7 +224,7 @@ mod tests {
             ],
             shard_groups: vec![(0, 255, 1)],
         };
-        let golden = r#"{"cluster":"home","shards":256,"limits":{"key_bytes_max":4,"value_bytes_max":5,"batch_bytes_max":9},"nodes":[{"id":1,"http":"127.0.0.1:7101"}],"groups":[{"id":1,"leader":1,"term":3,"serving":true,"replicas":[1,2,3]},{"id":2,"leader":null,"term":0,"serving":false,"replicas":[1]}],"shard_groups":[[0,255,1]]}"#;
+        let golden = r#"{"cluster":"home","epoch":7,"shards":256,"limits":{"key_bytes_max":4,"value_bytes_max":5,"batch_bytes_max":9},"nodes":[{"id":1,"http":"127.0.0.1:7101"}],"groups":[{"id":1,"leader":1,"term":3,"serving":true,"replicas":[1,2,3]},{"id":2,"leader":null,"term":0,"serving":false,"replicas":[1]}],"shard_groups":[[0,255,1]]}"#;
         assert_eq!(serde_json::to_string(&view).unwrap(), golden);
         assert_eq!(serde_json::from_str::<ClusterView>(golden).unwrap(), view);
     }

@@ -318,6 +318,20 @@ async fn a_shard_that_moves_is_asked_for_again() {
     }
 }
 
+/// A shard between two groups is asked for again after ever the same short pause, for the route waits for it; what has
+/// no leader is asked for ever less often.
+#[tokio::test(start_paused = true)]
+async fn shards_on_their_way_are_asked_for_without_long_pauses() {
+    let attempts = async |code: Code| {
+        let script = Script::new([vec![none(code.clone())]]);
+        assert_eq!(told(&script, get("k")).await, Err((code, Outcome::None)));
+        script.sent().len()
+    };
+    let moving = attempts(Code::WrongGroup { shard: ShardId(3), to: None, epoch: Epoch(9) }).await;
+    let leaderless = attempts(Code::NoLeader).await;
+    assert!(moving >= 100 && leaderless <= 40, "{moving} and {leaderless} in a second");
+}
+
 /// A caller's name gives one stamp to one operation wherever it is sent. Another operation on the same key
 /// has another sequence in the same session, so that it is found out; another key or place has a session of
 /// its own.

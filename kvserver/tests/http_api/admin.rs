@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 use shardctrler::ExecuteError;
 
 /// One request for each of the paths, in an order in which none depends on another.
-pub(crate) const REQUESTS: [(&str, &[u8]); 11] = [
+pub(crate) const REQUESTS: [(&str, &[u8]); 12] = [
     ("GET /v1/cluster/map", b""),
     ("POST /v1/cluster/groups", br#"{"count":1}"#),
     ("DELETE /v1/cluster/groups/2", b""),
     ("POST /v1/cluster/shards/0/move", br#"{"to":2}"#),
     ("PUT /v1/cluster/moves", br#"{"paused":true}"#),
     ("DELETE /v1/cluster/moves/3", b""),
+    ("PUT /v1/cluster/nodes", br#"{"dead_after_ms":60000}"#),
     ("DELETE /v1/cluster/nodes/4", b""),
     ("POST /v1/cluster/nodes/4/drain", b""),
     ("POST /v1/cluster/nodes/4/undrain", b""),
@@ -102,6 +103,8 @@ async fn changes_change() {
     ask(&format!("DELETE /v1/cluster/moves/{shard}"), "").await;
     assert_eq!(map(&stand).await["moves"][0]["state"], "cancelling");
     ask("POST /v1/cluster/rebalance", "").await;
+    ask("PUT /v1/cluster/nodes", r#"{"dead_after_ms":7000}"#).await;
+    assert_eq!(map(&stand).await["settings"]["dead_after_ms"], 7_000);
     stand.fake.bear();
     ask("POST /v1/cluster/nodes/4/undrain", "").await;
     assert_eq!(map(&stand).await["nodes"][3]["state"], "up");
@@ -167,6 +170,8 @@ async fn malformed_requests() {
         ("PUT /v1/cluster/moves", r#"{"copy_bytes_per_second":null}"#),
         ("PUT /v1/cluster/moves", r#"{"paused":true,"copy_bytes_per_second":null,"moves_max":1}"#),
         ("DELETE /v1/cluster/moves/4294967296", ""),
+        ("PUT /v1/cluster/nodes", "{}"),
+        ("PUT /v1/cluster/nodes", r#"{"dead_after_ms":null}"#),
         ("DELETE /v1/cluster/nodes/x", ""),
         ("POST /v1/cluster/nodes/x/drain", ""),
         ("POST /v1/cluster/nodes/x/undrain", ""),

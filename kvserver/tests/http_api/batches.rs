@@ -136,7 +136,8 @@ async fn what_goes_with_a_batch() {
     assert_eq!(call.answer_bytes_max, kvserver::HttpConfig::default().answer_bytes_max);
 }
 
-/// A binary batch goes through byte for byte, and what the node refuses as a whole is a problem.
+/// A binary batch goes through byte for byte, and what the node refuses as a whole is a problem. The answer
+/// tells the version of the map that the node knows, and how many operations it sent on, where it sent any.
 #[tokio::test]
 async fn binary() {
     let stand = Stand::new().await;
@@ -151,7 +152,13 @@ async fn binary() {
     assert_eq!((answer.status, answer.header("content-type")), (200, Some(BINARY.1)));
     let reply: BatchReply<'_> = proto::decode(&answer.body).unwrap();
     assert_eq!(reply.answers.len(), 1);
+    assert_eq!((answer.header("flotilla-epoch"), answer.header("flotilla-forwarded")), (Some("7"), None));
     assert_eq!(stand.fake.state.lock().unwrap().batches, [request]);
+    let get = Item { stamp: None, operation: Operation::Get { key: b"a" } };
+    let (deadline_ms, consistency, request_id) = (1000, Consistency::Linearizable, 8);
+    let four = BatchRequest { deadline_ms, consistency, request_id, items: vec![get; 4] };
+    let answer = wire.ask("POST /v1/batch", &[BINARY], &proto::encode(&four)).await;
+    assert_eq!(answer.header("flotilla-forwarded"), Some("2"));
     let garbage = wire.ask("POST /v1/batch", &[BINARY], b"\x09garbage").await;
     assert_eq!((garbage.status, &garbage.code()[..]), (400, "bad_request"));
     assert_eq!(wire.ask("POST /v1/batch?timeout=5", &[BINARY], &[]).await.status, 400);

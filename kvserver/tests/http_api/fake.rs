@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use kvserver::service::{
-    Answer, Answers, Call, ClusterView, MetricKind, MetricsText, NodeStatus, Operation, Record, Reply,
+    Answer, Answers, BatchAnswer, Call, ClusterView, MetricKind, MetricsText, NodeStatus, Operation, Record, Reply,
     Service,
 };
 use proto::{
@@ -231,7 +231,7 @@ impl State {
 }
 
 impl Service for Fake {
-    fn batch(&self, request: Bytes) -> BoxFuture<'_, Result<Bytes, Error>> {
+    fn batch(&self, request: Bytes) -> BoxFuture<'_, Result<BatchAnswer, Error>> {
         async move {
             self.passage().await;
             let mut state = self.state.lock().unwrap();
@@ -243,7 +243,8 @@ impl Service for Fake {
                 proto::decode(&request).map_err(|error| Error::new(Code::BadRequest, error.to_string()))?;
             let answers = decoded.items.iter().map(|_| Err(Error::new(Code::NotFound, "nothing here")));
             let reply = proto::BatchReply { answers: answers.collect(), lag_ms: 0 };
-            Ok(Bytes::from(proto::encode(&reply)))
+            let reply = Bytes::from(proto::encode(&reply));
+            Ok(BatchAnswer { reply, epoch: Some(Epoch(7)), forwarded: decoded.items.len() / 2 })
         }
         .boxed()
     }

@@ -1,12 +1,12 @@
 //! What holds of every state: asserted after a copy was loaded, and after every command of the tests.
 
 use super::Controller;
-use super::state::{Group, Move, Node, State};
+use super::state::{Group, Move, Node, OWN, State};
 use crate::bounds::{
     EPOCH_MAX, FORMER_MAX, GROUP_ID_MAX, GROUPS_MAX, MEMBERS_MAX, MOVES_MAX, NODES_MAX, REPLICAS_MAX,
     SHARDS_MAX, WHY_BYTES_MAX,
 };
-use proto::{GroupId, MoveState, NodeId, ShardId};
+use proto::{GroupId, GroupState, MoveState, NodeId, ShardId};
 
 impl Controller {
     /// Whether this can be the state of a controller.
@@ -38,7 +38,7 @@ impl State {
         let settings = self.settings;
         require((1..=MOVES_MAX).contains(&settings.moves_max), || "moves_max is out of range".into())?;
         require((1..=REPLICAS_MAX).contains(&settings.replicas), || "replicas are out of range".into())?;
-        require(self.nodes.len() <= NODES_MAX && self.groups.len() <= GROUPS_MAX, || {
+        require(self.nodes.len() <= NODES_MAX && self.data_groups().count() <= GROUPS_MAX, || {
             format!("{} nodes, {} groups", self.nodes.len(), self.groups.len())
         })?;
         require(self.group_last.0 <= GROUP_ID_MAX, || format!("{} is out of range", self.group_last))?;
@@ -47,7 +47,8 @@ impl State {
         require(self.targets_serve(), || "a shard's target does not serve".into())?;
         for (shard, id) in self.shards.iter().zip(0..) {
             let arrived = shard.arrived.is_none_or(|arrival| arrival.id <= self.epoch);
-            require(self.groups.contains_key(&shard.owner) && arrived, || {
+            let owned = shard.owner != OWN && self.groups.contains_key(&shard.owner);
+            require(owned && shard.target != OWN && arrived, || {
                 format!("{} has no owner, or arrives in time to come", ShardId(id))
             })?;
         }
@@ -68,8 +69,10 @@ impl State {
     }
 
     fn check_group(&self, id: GroupId, group: &Group) -> Result<(), String> {
-        let known = id.0 > 0 && id <= self.group_last && group.weight > 0;
+        let known = id <= self.group_last && group.weight > 0;
         require(known, || format!("{id} was never added"))?;
+        let stays = id != OWN || group.state == GroupState::Serving;
+        require(stays, || format!("{id} leaves, though it is the controller's own"))?;
         let incarnations = group.replicas.iter().all(|(node, incarnation)| {
             self.nodes.get(node).is_some_and(|node| node.spec.incarnation == *incarnation)
         });

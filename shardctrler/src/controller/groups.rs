@@ -1,7 +1,7 @@
 //! Groups come and go, and shards are balanced over them.
 
-use super::birth::within;
-use super::state::{Group, Hint, Shard, State};
+use super::birth::{invalid, within};
+use super::state::{Group, Hint, OWN, Shard, State};
 use crate::bounds::{GROUP_ID_MAX, GROUPS_MAX};
 use crate::placement;
 use proto::{ControllerError, GroupId, GroupState, NewGroups, ShardId};
@@ -57,7 +57,7 @@ impl State {
             self.groups.insert(id, Group::founded(weight));
             self.group_last = self.group_last.max(id);
         }
-        within("groups", self.groups.len() as u64, GROUPS_MAX as u64)?;
+        within("groups", self.data_groups().count() as u64, GROUPS_MAX as u64)?;
         self.place_replicas();
         for id in &ids {
             if let Some(group) = self.groups.get_mut(id) {
@@ -71,7 +71,8 @@ impl State {
     }
 
     pub(super) fn group_remove(&mut self, id: GroupId) -> Result<(), ControllerError> {
-        let serving = self.groups.values().filter(|group| group.state == GroupState::Serving).count();
+        refuse_own(id)?;
+        let serving = self.data_groups().filter(|(_, group)| group.state == GroupState::Serving).count();
         let group = self.groups.get_mut(&id).ok_or(ControllerError::UnknownGroup { group: id })?;
         if group.state == GroupState::Leaving {
             return Ok(());
@@ -110,6 +111,7 @@ impl State {
 
     /// The group of that id, if it serves.
     pub(super) fn serving_group(&mut self, id: GroupId) -> Result<&mut Group, ControllerError> {
+        refuse_own(id)?;
         match self.groups.get_mut(&id) {
             Some(group) if group.state == GroupState::Serving => Ok(group),
             Some(_) => Err(ControllerError::GroupLeaving { group: id }),
@@ -119,7 +121,7 @@ impl State {
 
     /// Gives every group that serves its share of shards.
     pub(super) fn balance_shards(&mut self) {
-        let serving = self.groups.iter().filter(|(_, group)| group.state == GroupState::Serving);
+        let serving = self.data_groups().filter(|(_, group)| group.state == GroupState::Serving);
         let weights = serving.map(|(&id, group)| (id, group.weight)).collect();
         let held =
             self.shards.iter().zip(0..).map(|(shard, id)| shard.held(self.moves.contains_key(&ShardId(id))));
@@ -144,7 +146,7 @@ impl State {
 }
 
 impl Group {
-    fn founded(weight: u32) -> Self {
+    pub(super) fn founded(weight: u32) -> Self {
         Self {
             state: GroupState::Serving,
             weight,
@@ -153,5 +155,13 @@ impl Group {
             reported: None,
             preferred: None,
         }
+    }
+}
+
+/// Refuses what is asked of the controller's own group as if it held data.
+fn refuse_own(id: GroupId) -> Result<(), ControllerError> {
+    match id {
+        OWN => Err(invalid(format!("{id} is the controller's own: it serves no shards and never leaves"))),
+        _ => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
 //! Nodes come, go, drain, die, return, and lose their disks.
 
-use super::birth::within;
-use super::state::{Group, Node, State};
+use super::birth::{invalid, within};
+use super::state::{Group, Node, OWN, State};
 use crate::bounds::{FORMER_MAX, NODES_MAX};
 use crate::membership::has_quorum;
 use crate::placement::{self, Candidates, Site};
@@ -33,6 +33,13 @@ impl State {
         }
         let lost = node.spec.incarnation;
         let wiped = lost != spec.incarnation;
+        if wiped && !node.dead {
+            // Who calls itself so may be another process that was given a number in use.
+            return Err(invalid(format!(
+                "{id} is in use, on the disk {lost}: another disk takes its place once it was silent for {} ms",
+                self.settings.dead_after_ms
+            )));
+        }
         if wiped {
             node.former.push(lost);
             let forgotten = node.former.len().saturating_sub(FORMER_MAX);
@@ -146,10 +153,26 @@ impl State {
 
     /// Brings every group's replicas where they belong.
     pub(super) fn place_replicas(&mut self) {
+        self.place(|id| id != OWN);
+        self.place_own();
+    }
+
+    /// Brings the controller's own replicas where they belong. The others are placed as if they were not
+    /// there.
+    pub(super) fn place_own(&mut self) {
+        self.place(|id| id == OWN);
+    }
+
+    /// The nodes as places for replicas.
+    pub(super) fn sites(&self) -> BTreeMap<NodeId, Site<'_>> {
+        self.nodes.iter().map(|(&id, node)| (id, node.site())).collect()
+    }
+
+    fn place(&mut self, which: impl Fn(GroupId) -> bool) {
         let wanted = self.settings.replicas as usize;
-        let sites = self.nodes.iter().map(|(&id, node)| (id, node.site())).collect();
-        let groups = self.groups.iter().map(|(&id, group)| (id, group.replicas.keys().copied().collect()));
-        let placed = placement::place(&sites, &groups.collect(), wanted);
+        let groups = self.groups.iter().filter(|(id, _)| which(**id));
+        let groups = groups.map(|(&id, group)| (id, group.replicas.keys().copied().collect()));
+        let placed = placement::place(&self.sites(), &groups.collect(), wanted);
         let nodes = &self.nodes;
         for (id, replicas) in placed {
             if let Some(group) = self.groups.get_mut(&id) {
@@ -160,7 +183,8 @@ impl State {
     }
 
     /// Chooses who is to lead each group: among its live voters that are to stay; while there are none, among
-    /// the replicas that are to be, then among those on nodes that drain.
+    /// the replicas that are to be, then among those on nodes that drain. Whoever leads the controller may go
+    /// on.
     pub(super) fn prefer_leaders(&mut self) {
         let candidates = |group: &Group| {
             let (voters, _) = group.members();
@@ -176,7 +200,7 @@ impl State {
             ];
             choices.into_iter().find(|nodes| !nodes.is_empty())
         };
-        let groups = self.groups.iter().map(|(&id, group)| {
+        let groups = self.data_groups().map(|(&id, group)| {
             let nodes = candidates(group).unwrap_or_default();
             (id, Candidates { current: group.preferred, nodes })
         });

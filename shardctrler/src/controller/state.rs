@@ -174,7 +174,16 @@ pub(super) struct Hint {
     pub(super) leader: Option<NodeId>,
 }
 
+/// The controller's own group. It is placed by the same rules as the others but apart from them: it owns no
+/// shards, weighs next to nothing, and never leaves. It is known from its leader's first report on.
+pub(super) const OWN: GroupId = GroupId(0);
+
 impl State {
+    /// The groups that hold data, or did.
+    pub(super) fn data_groups(&self) -> impl Iterator<Item = (&GroupId, &Group)> {
+        self.groups.iter().filter(|(id, _)| **id != OWN)
+    }
+
     /// The nodes as they are now.
     pub(super) fn disks(&self) -> BTreeMap<NodeId, Disk> {
         let disk = |node: &Node| Disk { incarnation: node.spec.incarnation, live: !node.dead };

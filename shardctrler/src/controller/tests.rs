@@ -5,6 +5,7 @@ mod groups;
 mod members;
 mod moves;
 mod nodes;
+mod own;
 mod random;
 
 use super::*;

@@ -23,11 +23,14 @@ fn birth(shards: u32) -> ControllerChange {
 fn eventful() -> ControllerMachine {
     let mut machine = ControllerMachine::new();
     let abort = ControllerChange::MoveAborted { shard: ShardId(0), id: Epoch(4), why: "no".into() };
+    let (lost, judged) = (Incarnation(3), Epoch(3));
+    let dead = ControllerChange::NodeDead { node: node(3), incarnation: lost, judged };
     let wiped = NodeSpec { incarnation: Incarnation(1 << 64), zone: "z".into(), ..spec(3, "", 1) };
     let changes = [
         birth(8),
         ControllerChange::MembersReport(report(1, 2, 3, &[1, 2, 3], &[])),
         ControllerChange::GroupAdd { groups: NewGroups::Count(1), weight: 2 },
+        dead,
         ControllerChange::NodeJoin { node: node(3), spec: wiped },
         ControllerChange::ShardMove { shard: ShardId(7), to: GroupId(1) },
     ];

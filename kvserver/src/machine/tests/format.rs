@@ -2,6 +2,7 @@
 
 use super::super::bounds::{COUNTER_MAX, KEY_BYTES_MAX, SHARDS_MAX, WINDOW};
 use super::super::piece::{StateRecord, VERSION};
+use super::super::shard_copy::Held;
 use super::*;
 use proto::{GroupId, MoveCommand, MoveStep};
 
@@ -65,6 +66,34 @@ fn golden_lifecycle() {
         b"\x06\x02\x00\x00",         // tail
     ];
     assert_eq!(rig.machine.copy_next(copy, usize::MAX).bytes, golden.concat());
+}
+
+/// A copy that is taken over tells of what is absent in a record of its own, whether or not the loader ever had it.
+#[test]
+fn golden_takeover() {
+    let shard = ShardId(2);
+    let mut rig = Rig::over(owning(KvMachine::new(), [2]));
+    rig.time_ms = 300_000;
+    let command = Command::Move(MoveCommand { shard, epoch: Epoch(9), step: MoveStep::Export });
+    rig.apply_bytes(&proto::encode(&command));
+    let [(_, _, copy)] = rig.machine.exports()[..] else { panic!("one shard is exported") };
+    rig.apply(shard, None, put(b"a", b"1"));
+    rig.apply(shard, None, delete(b"a"));
+    rig.apply(shard, None, put(b"z", b"2"));
+    let held = Held { key: Some(b"k".to_vec()), ..Held::default() };
+    rig.machine.shard_copy_resume(shard, copy, &held).unwrap();
+    let golden: &[&[u8]] = &[
+        b"\x02",
+        b"\x00\xfc\xe0\x93\x04\x00",       // time
+        b"\x01\x02\x01z\x012\x01\x03\x03", // key
+        b"\x05\x02\x01\x00\x01a",          // event
+        b"\x05\x02\x02\x01\x01a",          // event
+        b"\x05\x02\x03\x00\x01z",          // event
+        b"\x06\x02\x00\x03",               // tail
+        b"\x09\x02\x01a",                  // key absent
+    ];
+    let step = rig.machine.shard_copy_next(copy, usize::MAX).unwrap();
+    assert_eq!((step.bytes, step.remaining), (golden.concat(), 0));
 }
 
 /// The encoding of every outcome that a session may keep.
@@ -133,7 +162,7 @@ fn impossible_records_are_refused() {
     let state = |shard, state| StateRecord::State { shard, state };
     let served = ShardState::Serving { epoch: Epoch(1), fence: Epoch(1) };
     assert_eq!(load(&[state(unknown, served), tail(unknown, 0, 0)]), Ok(()));
-    let impossible: [&[StateRecord<'_>]; 23] = [
+    let impossible: [&[StateRecord<'_>]; 24] = [
         &[StateRecord::Time { time_ms: 2 }, StateRecord::Time { time_ms: 1 }],
         &[key(&long, 1, 1, 1)],
         &[key(b"k", 0, 1, 1)],
@@ -142,6 +171,7 @@ fn impossible_records_are_refused() {
         &[key(b"k", COUNTER_MAX + 1, 1, 1)],
         &[key(b"k", 1, 1, 2), key(b"k", 1, 1, 1)],
         &[StateRecord::KeyGone { shard: S0, key: b"k" }],
+        &[key(b"k", 1, 1, 1), StateRecord::KeyAbsent { shard: S0, key: b"k" }],
         &[session(0, b"")],
         &[session(1, b"\x00")],
         &[session(1, b"\x00\x07")],

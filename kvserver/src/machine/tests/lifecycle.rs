@@ -1,7 +1,8 @@
 //! Shards come and go: which step is taken in which state, who is served, and what is forgotten.
 
-use super::super::bounds::{SESSION_IDLE_MIN_MS, SESSION_TTL_MS, SHARDS_MAX};
+use super::super::bounds::{KEY_BYTES_MAX, SESSION_IDLE_MIN_MS, SESSION_TTL_MS, SHARDS_MAX};
 use super::super::piece::{StateRecord, VERSION};
+use super::super::shard_copy::{EXPORT_BYTES_MAX, Held};
 use super::copies::records_of;
 use super::*;
 use proto::{CopyToken, GroupId, LifecycleError, MoveCommand, MoveStep, Outcome as Effect, PieceEnd};
@@ -83,8 +84,8 @@ fn in_state(name: &str) -> Rig {
     rig
 }
 
-/// A name takes a place where its shard is, and makes room nowhere while its shard is frozen: so the places of
-/// names that went are free again, and those that came count at their new home, and in every copy.
+/// A name takes a place where its shard is, and makes room nowhere while its shard is frozen: so the places
+/// of names that went are free again, and those that came count at their new home, and in every copy.
 #[test]
 fn names_count_where_their_shard_is() {
     let bounds = SessionBounds { sessions_max_for_named: 2, ..SessionBounds::FORMAT };
@@ -125,17 +126,18 @@ fn every_step_in_every_state() {
         MoveStep::Drop,
         MoveStep::Abort,
         MoveStep::Thaw,
+        MoveStep::Export,
     ];
-    // Begin, begin another copy, piece 0, activate, freeze, drop, abort, thaw; of moves 4, 5 and 6.
+    // Begin, begin another copy, piece 0, activate, freeze, drop, abort, thaw, export; of moves 4, 5 and 6.
     let expected = [
-        ("absent", ["!!WWWW!W", "!!WWWW!W", "!!WWWW!W"]),
-        ("importing", ["SSSSSSSS", ".!!CSS!S", "WWWWWWWW"]),
-        ("complete", ["SSSSSSSS", ".!.!SS!S", "WWWWWWWW"]),
-        ("arrived", ["SSSSSSSS", "AA..SSAS", "WWWW!WW!"]),
-        ("frozen", ["SSSSSSSS", "SSSS.!S!", "WWWWWWWW"]),
-        ("dropped", ["SSSSSSSS", "SSSS..SS", "!!WWWW!W"]),
-        ("aborted", ["SSSSSSSS", "SSSSSS.S", "!!WWWW!W"]),
-        ("thawed", ["SSSSSSS.", "SSSSSSS.", "WWWW!WW!"]),
+        ("absent", ["!!WWWW!WW", "!!WWWW!WW", "!!WWWW!WW"]),
+        ("importing", ["SSSSSSSSS", ".!!CSS!SS", "WWWWWWWWW"]),
+        ("complete", ["SSSSSSSSS", ".!.!SS!SS", "WWWWWWWWW"]),
+        ("arrived", ["SSSSSSSSS", "AA..SSASS", "WWWW!WW!."]),
+        ("frozen", ["SSSSSSSSS", "SSSS.!S!.", "WWWWWWWWW"]),
+        ("dropped", ["SSSSSSSSS", "SSSS..SSS", "!!WWWW!WW"]),
+        ("aborted", ["SSSSSSSSS", "SSSSSS.SS", "!!WWWW!WW"]),
+        ("thawed", ["SSSSSSS.S", "SSSSSSS.S", "WWWW!WW!."]),
     ];
     for (name, rows) in expected {
         for (epoch, row) in (4..).zip(rows) {
@@ -548,4 +550,39 @@ fn the_largest_record_travels() {
     let shard = ShardId(SHARDS_MAX - 1);
     let command = proto::encode(&Command::Move(MoveCommand { shard, epoch: Epoch(u64::MAX), step }));
     assert!(command.len() <= key.len() + value.len() + crate::config::COMMAND_OVERHEAD, "{}", command.len());
+}
+
+/// What is noted of an exported shard is bounded, whatever comes and goes in it; beyond, nobody takes the
+/// copy over. It ends with the shard, with a thaw, and with the next export.
+#[test]
+fn exports_are_bounded_and_end() {
+    let exported =
+        |rig: &Rig| rig.machine.exports().into_iter().map(|(_, epoch, _)| epoch.0).collect::<Vec<_>>();
+    let mut rig = Rig::over(owning(KvMachine::new(), [0]));
+    rig.step(5, MoveStep::Export).unwrap();
+    let [(_, _, first)] = rig.machine.exports()[..] else { panic!("one shard is exported") };
+    rig.step(5, MoveStep::Export).unwrap();
+    let [(_, _, second)] = rig.machine.exports()[..] else { panic!("one shard is exported") };
+    let (not_exported, held) = (Err(ShardCopyRefused::NotExported { copy: first }), Held::default());
+    assert_ne!(first, second, "a step that is taken again begins another copy");
+    assert_eq!(rig.machine.shard_copy_resume(S0, first, &held), not_exported);
+    assert_eq!(rig.machine.shard_copy_resume(S0, second, &held), Ok(()));
+    let key = vec![b'k'; KEY_BYTES_MAX - 8];
+    for number in 0..(EXPORT_BYTES_MAX / KEY_BYTES_MAX) as u64 + 8 {
+        let key = [&key[..], &number.to_be_bytes()].concat();
+        rig.write(put(&key, b""));
+        rig.write(delete(&key));
+    }
+    assert_eq!(exported(&rig), [0_u64; 0]);
+    for (end, at) in [(MoveStep::Thaw, "thaw"), (MoveStep::Drop, "drop")] {
+        let mut rig = Rig::over(owning(KvMachine::new(), [0]));
+        rig.step(5, MoveStep::Export).unwrap();
+        rig.step(5, MoveStep::Freeze { to: THERE }).unwrap();
+        assert_eq!(exported(&rig), [5], "before {at}");
+        rig.step(5, end).unwrap();
+        assert_eq!(exported(&rig), [0_u64; 0], "after {at}");
+    }
+    let rig = in_state("frozen");
+    rig.machine.export_end(S0, Epoch(5));
+    assert_eq!(exported(&rig), [0_u64; 0]);
 }

@@ -133,12 +133,31 @@ fn refused_drains() {
     assert!(rig.replicas(1).contains(&3));
 }
 
+/// A number that is in use is not given to another disk, which may be another process, and the refusal
+/// changes nothing; once the node was found dead it is its own disk that was lost.
+#[test]
+fn a_number_in_use_is_not_taken_over() {
+    let mut rig = Rig::born(4, 1);
+    let epoch = rig.controller.epoch();
+    let refused = rig.tell(join(4, wiped(4, 1))).unwrap_err();
+    assert!(
+        matches!(&refused, ControllerError::Invalid { why } if why.contains("n4 is in use")),
+        "{refused}"
+    );
+    assert_eq!(rig.controller.epoch(), epoch);
+    rig.judge(4, true).unwrap();
+    rig.tell(join(4, wiped(4, 1))).unwrap();
+    let late = rig.tell(join(4, spec(4, "", 1)));
+    assert!(matches!(late, Err(ControllerError::Invalid { .. } | ControllerError::Stale { .. })), "{late:?}");
+}
+
 /// A node that lost its disk is no member until it was removed and added again, as a learner first; a late
 /// message from the lost disk is refused.
 #[test]
 fn a_wiped_node_begins_again() {
     let mut rig = Rig::born(3, 1);
     rig.report(1, 5, &[1, 2, 3], &[]).unwrap();
+    rig.judge(3, true).unwrap();
     rig.tell(join(3, wiped(3, 1))).unwrap();
     let incarnation = wiped(3, 1).incarnation;
     assert_eq!(rig.controller.state.groups[&GroupId(1)].replicas[&node(3)], incarnation);
@@ -163,6 +182,7 @@ fn a_node_wiped_on_its_way_in_begins_again() {
     let mut rig = Rig::born(4, 1);
     rig.judge(3, true).unwrap();
     assert_eq!(rig.replicas(1), BTreeSet::from([1, 2, 4]));
+    rig.judge(4, true).unwrap();
     rig.tell(join(4, wiped(4, 1))).unwrap();
     rig.tell(ControllerChange::MembersReport(report(1, 1, 6, &[1, 2, 3], &[4]))).unwrap();
     let step = |rig: &Rig| rig.controller.next_step(GroupId(1));
@@ -180,7 +200,7 @@ fn a_wiped_node_may_be_the_only_place() {
     rig.tell(ControllerChange::NodeUndrain { node: node(1) }).unwrap();
     rig.tell(join(5, spec(5, "", 1))).unwrap();
     rig.tell(drain(1)).unwrap();
-    for id in [2, 5] {
+    for id in [2, 5, 1, 3] {
         rig.judge(id, true).unwrap();
     }
     rig.tell(join(1, wiped(1, 1))).unwrap();
@@ -194,6 +214,7 @@ fn lost_disks_are_remembered() {
     let mut rig = Rig::born(3, 1);
     let last = 2 * crate::bounds::FORMER_MAX as u128;
     for disk in 1..=last {
+        rig.judge(3, true).unwrap();
         rig.tell(join(3, wiped(3, disk))).unwrap();
     }
     for disk in last - crate::bounds::FORMER_MAX as u128..last {

@@ -20,6 +20,7 @@ enum Event {
     Pause(bool),
     Throttle { moves_max: u32 },
     Step { group: u64 },
+    Own,
     Gone,
     Copied,
 }
@@ -32,8 +33,8 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (1..8_u64, 0..5_u8).prop_map(|(node, what)| Event::Node { node, what }),
         2 => (1..3_u32, 1..4_u32).prop_map(|(count, weight)| Event::Add { count, weight }),
         1 => (1..9_u64).prop_map(|group| Event::AddBack { group }),
-        3 => (1..9_u64, 0..2_u8).prop_map(|(group, what)| Event::Group { group, what }),
-        3 => (0..33_u32, 1..9_u64).prop_map(|(shard, to)| Event::Move { shard, to }),
+        3 => (0..9_u64, 0..2_u8).prop_map(|(group, what)| Event::Group { group, what }),
+        3 => (0..33_u32, 0..9_u64).prop_map(|(shard, to)| Event::Move { shard, to }),
         1 => Just(Event::Rebalance),
         2 => any::<Index>().prop_map(|which| Event::Cancel { which }),
         10 => any::<Index>().prop_map(|which| Event::Done { which }),
@@ -41,7 +42,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => any::<Index>().prop_map(|which| Event::OldDone { which }),
         1 => any::<bool>().prop_map(Event::Pause),
         1 => (1..6_u32).prop_map(|moves_max| Event::Throttle { moves_max }),
-        6 => (1..9_u64).prop_map(|group| Event::Step { group }),
+        8 => (0..9_u64).prop_map(|group| Event::Step { group }),
+        1 => Just(Event::Own),
         2 => Just(Event::Gone),
         1 => Just(Event::Copied),
     ]
@@ -125,6 +127,15 @@ impl World {
                 Some(step) => ControllerChange::MembersReport(self.rig.after(GroupId(*group), step)),
                 None => return,
             },
+            // As its leader says at first: the first nodes are its members, on the disks of their births.
+            Event::Own => {
+                let birth = self.rig.controller.state.birth.as_ref().expect("every rig is born");
+                let voters: Vec<u64> = birth.nodes.keys().map(|node| node.0).collect();
+                if self.rig.controller.state.groups.contains_key(&GroupId(0)) {
+                    return;
+                }
+                ControllerChange::MembersReport(report(0, 1, 1, &voters, &[]))
+            }
             Event::Gone => match self.rig.controller.spent_groups().first() {
                 Some(&group) => ControllerChange::GroupGone { group },
                 None => return,
@@ -167,6 +178,19 @@ impl World {
             assert!(group.replicas.len() >= before.replicas.len(), "{change:?}");
         }
         self.seen.extend(self.rig.moves());
+        self.check_own(&before);
+    }
+
+    /// The controller's own group never goes away, and nothing of it is a shard's.
+    fn check_own(&self, before: &state::State) {
+        let (own, state) = (GroupId(0), &self.rig.controller.state);
+        assert!(state.groups.contains_key(&own) >= before.groups.contains_key(&own));
+        assert!(state.shards.iter().all(|shard| shard.owner != own && shard.target != own));
+        assert!(state.moves.values().all(|moved| moved.from != own && moved.to != own));
+        let Some(group) = state.groups.get(&own) else { return };
+        assert!(!self.rig.controller.spent_groups().contains(&own) && group.preferred.is_none());
+        let wanted = state.settings.replicas as usize;
+        assert!(group.replicas.len() <= wanted, "{} replicas of {wanted}", group.replicas.len());
     }
 }
 

@@ -1,0 +1,303 @@
+//! A shard's move as its router meets it, step by step: one node, two groups of one voter, and the steps
+//! taken by hand.
+
+use super::*;
+use crate::machine::bounds::KEY_BYTES_MAX;
+use crate::replica::Bounds;
+use proto::{
+    Answer, ClientId, ClusterSettings, Command, CopyToken, Epoch, Expect, LifecycleAnswer, MoveCommand,
+    MoveState, MoveStep, MoveView, NodeId, Outcome, PieceEnd, Reply, Sequence, ShardMap, ShardRun, ShardSet,
+    Stamp, Version,
+};
+use raftstore::{
+    Address, HostConfig, RaftConfig, SimulatedDisk, SimulatedNetwork, StorageConfig, SystemClock,
+    TransportConfig,
+};
+use tokio::sync::watch;
+
+const SHARDS: u32 = 4;
+const SOURCE: GroupId = GroupId(1);
+const DESTINATION: GroupId = GroupId(2);
+const COPY: CopyToken = CopyToken(7);
+const MOVE: Epoch = Epoch(5);
+
+/// The shard that moves; the first group is born with all of them.
+const SHARD: ShardId = ShardId(1);
+
+/// What is long enough for what must happen, and never waited for where it does.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long what must not happen is given to happen.
+const A_WHILE: Duration = Duration::from_millis(30);
+
+struct Bench {
+    router: Router,
+    map: watch::Sender<Option<Arc<ClusterMap>>>,
+}
+
+/// The map at `epoch`, with the shard under way or not, and at its `owner`.
+fn map(epoch: Epoch, under_way: bool, owner: GroupId) -> Arc<ClusterMap> {
+    let run = |first: u32, count, owner| ShardRun { first: ShardId(first), count, owner, target: owner };
+    let (from, to, state) = (SOURCE, DESTINATION, MoveState::Running);
+    let moving = MoveView { shard: SHARD, from, to, id: MOVE, state };
+    Arc::new(ClusterMap {
+        shard_map: ShardMap {
+            epoch,
+            shards: SHARDS,
+            runs: vec![run(0, 1, SOURCE), run(SHARD.0, 1, owner), run(2, 2, SOURCE)],
+        },
+        settings: ClusterSettings {
+            moves_paused: false,
+            copy_bytes_per_second: None,
+            moves_max: 4,
+            replicas: 1,
+            dead_after_ms: 1,
+        },
+        nodes: vec![],
+        groups: vec![],
+        moves: if under_way { vec![moving] } else { vec![] },
+        setbacks: vec![],
+    })
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let config = HostConfig {
+            cluster: "test".into(),
+            node: NodeId(1),
+            listen: "n1:1".into(),
+            raft: RaftConfig::default(),
+            storage: StorageConfig::default(),
+            transport: TransportConfig::default(),
+        };
+        let (disk, network) = (Arc::new(SimulatedDisk::new()), SimulatedNetwork::new().host("n1"));
+        let host = Host::start(config, disk, network, Arc::new(SystemClock)).await.unwrap();
+        let address = Address { peer: "n1:1".into(), http: String::new() };
+        let members = BTreeMap::from([(NodeId(1), address)]);
+        host.form(&members).await.unwrap();
+        let residents = Arc::new(Residents::default());
+        let bounds = Bounds { shards: SHARDS, value_bytes_max: 100, answer_bytes_max: 1 << 20 };
+        for id in [SOURCE, DESTINATION] {
+            let group = host.open_group(id, KvMachine::new).await.unwrap();
+            group.bootstrap(&members).await.unwrap();
+            let all = (0..SHARDS).map(ShardId).filter(|_| id == SOURCE).collect::<ShardSet>();
+            let replica = Arc::new(Replica::new(group, all, bounds));
+            replica.give_birth().await;
+            replica.ready(PATIENCE).await.unwrap();
+            residents.insert(replica);
+        }
+        let before = watch::Sender::new(Some(map(Epoch(1), false, SOURCE)));
+        let router = Router {
+            host,
+            residents,
+            routes: Routes::new(before.subscribe()),
+            shards: SHARDS,
+            limits: Limits { key_bytes_max: KEY_BYTES_MAX, value_bytes_max: 100, batch_bytes_max: 1_000 },
+            payload_bytes_max: 1 << 20,
+            stopping: AtomicBool::new(false),
+        };
+        Self { router, map: before }
+    }
+
+    fn replica(&self, group: GroupId) -> Arc<Replica> {
+        self.router.residents.get(group).unwrap()
+    }
+
+    async fn step(&self, group: GroupId, step: MoveStep<'_>) {
+        let command = Command::Move(MoveCommand { shard: SHARD, epoch: MOVE, step });
+        let answer = self.replica(group).group.propose(Bytes::from(proto::encode(&command))).await.unwrap();
+        let answer: LifecycleAnswer = proto::decode(&answer).unwrap();
+        answer.unwrap();
+    }
+
+    /// Goes as far as the frozen shard, of which nothing is left to copy but its end.
+    async fn freeze(&self) {
+        self.map.send_replace(Some(map(MOVE, true, SOURCE)));
+        self.step(DESTINATION, MoveStep::ImportBegin { from: SOURCE, copy: COPY }).await;
+        let source = self.replica(SOURCE);
+        source.group.read_stale(|machine| machine.shard_copy_begin(SHARD, COPY)).unwrap();
+        self.step(SOURCE, MoveStep::Freeze { to: DESTINATION }).await;
+    }
+
+    /// Has the frozen shard arrive.
+    async fn arrive(&self) {
+        let source = self.replica(SOURCE);
+        for number in 0.. {
+            let next = source.group.read_stale(|machine| machine.shard_copy_next(COPY, 1 << 20)).unwrap();
+            let end = if next.remaining == 0 { PieceEnd::Activate } else { PieceEnd::More };
+            let piece = MoveStep::ImportPiece { copy: COPY, number, end, bytes: &next.bytes };
+            self.step(DESTINATION, piece).await;
+            if end == PieceEnd::Activate {
+                return;
+            }
+        }
+    }
+
+    async fn ask(&self, items: &[Item<'_>]) -> Vec<Encoded> {
+        self.ask_within(items, PATIENCE).await
+    }
+
+    async fn ask_within(&self, items: &[Item<'_>], time: Duration) -> Vec<Encoded> {
+        let terms = Terms {
+            deadline: Instant::now() + time,
+            consistency: Consistency::Linearizable,
+            request_id: 7,
+            forward: true,
+        };
+        self.router.route(items, terms).await.answers
+    }
+
+    fn log_of(&self, group: GroupId) -> Option<u64> {
+        self.replica(group).group.status().last_index
+    }
+}
+
+/// A key of `shard`.
+fn key_of(shard: ShardId) -> &'static [u8] {
+    let keys: [&'static [u8]; 16] =
+        [b"a", b"b", b"c", b"d", b"e", b"f", b"g", b"h", b"i", b"j", b"k", b"l", b"m", b"n", b"o", b"p"];
+    keys.into_iter().find(|key| proto::shard_of(key, SHARDS) == shard).expect("each shard has one of them")
+}
+
+fn append(shard: ShardId, sequence: u64) -> Item<'static> {
+    let stamp = Stamp { client: ClientId(1), sequence: Sequence(sequence), lowest_open: Sequence(1) };
+    let operation = Operation::Append { key: key_of(shard), value: b"x", expect: Expect::Any };
+    Item { stamp: Some(stamp), operation }
+}
+
+fn get(shard: ShardId) -> Item<'static> {
+    Item { stamp: None, operation: Operation::Get { key: key_of(shard) } }
+}
+
+fn scan() -> Item<'static> {
+    let operation = Operation::Scan { prefix: b"", after: None, start: b"", limit: 10, bytes_max: 1_000 };
+    Item { stamp: None, operation }
+}
+
+/// The version after a write, or of what was read; or a refusal's code and outcome.
+fn told(answer: &Encoded) -> Result<u64, (Code, Outcome)> {
+    match answer.answer() {
+        Ok(
+            Reply::Written { version: Version(version), .. } | Reply::Value { version: Version(version), .. },
+        ) => Ok(version),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err((error.code, error.outcome)),
+    }
+}
+
+/// A request for a frozen shard is not answered, and takes no place in any log, until the shard has arrived;
+/// then its new group answers it.
+#[tokio::test]
+async fn requests_wait_for_the_arrival() {
+    let bench = Bench::start().await;
+    assert_eq!(told(&bench.ask(&[append(SHARD, 1)]).await[0]), Ok(1));
+    bench.freeze().await;
+    let logs = [SOURCE, DESTINATION].map(|group| bench.log_of(group));
+    let items = [append(SHARD, 2), get(SHARD)];
+    let mut asked = std::pin::pin!(bench.ask(&items));
+    tokio::time::timeout(A_WHILE, &mut asked).await.unwrap_err();
+    assert_eq!([SOURCE, DESTINATION].map(|group| bench.log_of(group)), logs);
+    let (answers, ()) = tokio::join!(asked, bench.arrive());
+    assert_eq!(told(&answers[0]), Ok(2));
+    assert!(matches!(told(&answers[1]), Ok(1 | 2)), "they are carried out in any order: {answers:?}");
+    bench.map.send_replace(Some(map(Epoch(6), false, DESTINATION)));
+    assert_eq!(told(&bench.ask(&[get(SHARD)]).await[0]), Ok(2));
+}
+
+/// A write that is sent again under its stamp is answered as it was and not carried out again, whether the
+/// shard has moved meanwhile or is frozen half-way.
+#[tokio::test]
+async fn a_write_takes_effect_once_over_a_move() {
+    let bench = Bench::start().await;
+    let first = bench.ask(&[append(SHARD, 1)]).await;
+    bench.freeze().await;
+    let again = [append(SHARD, 1)];
+    let mut half_way = std::pin::pin!(bench.ask(&again));
+    tokio::time::timeout(A_WHILE, &mut half_way).await.unwrap_err();
+    let (half_way, ()) = tokio::join!(half_way, bench.arrive());
+    assert_eq!(half_way, first);
+    assert_eq!(bench.ask(&again).await, first);
+    bench.map.send_replace(Some(map(Epoch(6), false, DESTINATION)));
+    assert_eq!(bench.ask(&again).await, first);
+    assert_eq!(told(&bench.ask(&[append(SHARD, 2)]).await[0]), Ok(2), "the session goes on");
+}
+
+/// A request that waits for a shard is answered by its old group where the move is given up.
+#[tokio::test]
+async fn requests_outlive_a_move_that_is_given_up() {
+    let bench = Bench::start().await;
+    bench.ask(&[append(SHARD, 1)]).await;
+    bench.freeze().await;
+    let items = [append(SHARD, 2)];
+    let mut asked = std::pin::pin!(bench.ask(&items));
+    tokio::time::timeout(A_WHILE, &mut asked).await.unwrap_err();
+    let give_up = async {
+        bench.step(DESTINATION, MoveStep::Abort).await;
+        bench.map.send_replace(Some(map(Epoch(6), false, SOURCE)));
+        bench.step(SOURCE, MoveStep::Thaw).await;
+    };
+    let (answers, ()) = tokio::join!(asked, give_up);
+    assert_eq!(told(&answers[0]), Ok(2));
+}
+
+/// A batch is not held up for long by a shard that hangs between two groups: what concerns others is
+/// answered, and the rest is told of item by item, as not carried out.
+#[tokio::test]
+async fn other_items_do_not_wait_for_a_shard_that_hangs() {
+    let bench = Bench::start().await;
+    bench.freeze().await;
+    let (near, far) = (ShardId(0), ShardId(3));
+    let answers = bench.ask(&[append(near, 1), append(SHARD, 1), append(far, 1), get(SHARD)]).await;
+    assert_eq!((told(&answers[0]), told(&answers[2])), (Ok(1), Ok(1)));
+    for at in [1, 3] {
+        let told = told(&answers[at]);
+        assert!(matches!(told, Err((Code::WrongGroup { shard: SHARD, .. }, Outcome::None))), "{told:?}");
+    }
+    // Alone it waits longer, but not beyond its deadline.
+    let alone = bench.ask_within(&[append(SHARD, 1)], A_WHILE).await;
+    assert!(matches!(told(&alone[0]), Err((Code::WrongGroup { .. }, Outcome::None))), "{alone:?}");
+    bench.arrive().await;
+    let told_of = |answer: Vec<Encoded>| told(&answer[0]);
+    assert_eq!(told_of(bench.ask(&[append(SHARD, 1)]).await), Ok(1), "nothing of it was carried out before");
+}
+
+/// A page of all shards waits for one that is frozen, and has every key once when it has arrived, also where
+/// the map does not know yet that a group serves anything.
+#[tokio::test]
+async fn pages_wait_for_a_shard_on_its_way() {
+    let bench = Bench::start().await;
+    for shard in (0..SHARDS).map(ShardId) {
+        bench.ask(&[append(shard, 1)]).await;
+    }
+    let keys = |answers: &[Encoded]| -> Vec<Vec<u8>> {
+        let answer: Answer<'_> = answers[0].answer();
+        let Ok(Reply::Page { records, more: false }) = answer else { panic!("{answer:?}") };
+        records.iter().map(|record| record.key.to_vec()).collect()
+    };
+    let mut all: Vec<Vec<u8>> = (0..SHARDS).map(|shard| key_of(ShardId(shard)).to_vec()).collect();
+    all.sort_unstable();
+    assert_eq!(keys(&bench.ask(&[scan()]).await), all);
+    bench.freeze().await;
+    let items = [scan()];
+    let mut asked = std::pin::pin!(bench.ask(&items));
+    tokio::time::timeout(A_WHILE, &mut asked).await.unwrap_err();
+    let (answers, ()) = tokio::join!(asked, bench.arrive());
+    assert_eq!(keys(&answers), all);
+    bench.map.send_replace(Some(map(Epoch(6), false, DESTINATION)));
+    assert_eq!(keys(&bench.ask(&[scan()]).await), all);
+}
+
+/// A group that the map does not say to serve anything need not answer for a page; one that it does say so of
+/// must.
+#[tokio::test]
+async fn groups_that_serve_nothing_yet_do_not_hold_pages_up() {
+    let bench = Bench::start().await;
+    let mut early = ClusterMap::clone(&map(MOVE, true, SOURCE));
+    early.moves[0].to = GroupId(9);
+    bench.map.send_replace(Some(Arc::new(early)));
+    let page = bench.ask(&[scan()]).await;
+    assert!(matches!(page[0].answer(), Ok(Reply::Page { .. })), "{page:?}");
+    bench.map.send_replace(Some(map(Epoch(6), false, GroupId(9))));
+    let page = bench.ask_within(&[scan()], A_WHILE).await;
+    assert_eq!(told(&page[0]), Err((Code::NoLeader, Outcome::None)));
+}

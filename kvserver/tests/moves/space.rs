@@ -1,0 +1,41 @@
+//! What a shard took is given back where it left.
+
+use crate::fleet::eventually;
+use crate::world::World;
+use kvserver::machine::{ShardView, Usage};
+use proto::{GroupId, ShardState};
+
+/// What the records of clients may add meanwhile, in bytes.
+const CLIENTS_BYTES: u64 = 1 << 20;
+
+/// Once a shard has left, every replica of its source holds nothing of it, counts its bytes no more, and has
+/// freed them; every replica of its destination holds them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_shard_that_left_takes_no_memory() {
+    let world = World::start(1100).await;
+    let route = world.route().await;
+    let filled: u64 = 64 * (90 << 10);
+    world.fill(route.shard, 64, 90 << 10).await;
+    let bytes = |group: u64| -> Vec<u64> {
+        let live = world.live().into_iter();
+        let replicas = live.map(|node| world.watch(node).unwrap().replicas());
+        let of = replicas.map(|seen| seen.into_iter().find(|seen| seen.group == GroupId(group)).unwrap());
+        of.filter(|seen| seen.is_swept).map(|seen| seen.usage.bytes).collect()
+    };
+    assert!(bytes(route.from).into_iter().max().unwrap() >= filled);
+    world.move_shard(route.shard, route.to).await;
+    world.arrived(route.shard, route.to).await;
+    let is_gone =
+        |view: &ShardView| matches!(view.state, ShardState::Dropped { .. }) && view.usage == Usage::default();
+    world.all_hold(route.from, route.shard, "nothing is held where it left", is_gone).await;
+    eventually("its memory is freed", async || {
+        let left = bytes(route.from);
+        (left.len() == world.live().len() && left.iter().all(|left| *left <= CLIENTS_BYTES)).then_some(())
+    })
+    .await;
+    eventually("it is held where it arrived", async || {
+        bytes(route.to).iter().all(|there| *there >= filled).then_some(())
+    })
+    .await;
+    world.finish().await;
+}
