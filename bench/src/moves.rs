@@ -215,21 +215,23 @@ async fn measure(
         ended.with_context(|| format!("move {number} has not ended in {} s", args.move_seconds_max))??;
         let took = began.elapsed();
         begin()?;
-        let seen = lock(&moving);
-        pauses.record(seen.writes.max())?;
-        gaps.record(u64::try_from(seen.longest_gap.as_micros())?)?;
-        others.add(&seen.others)?;
-        say(&format!(
-            "{number:<8}  {:>4}  {:>3}  {:>7.2}  {:>8.0}  {:>16.1}  {:>15.1}  {:>29.1}",
-            format!("g{}", at.owner),
-            format!("g{to}"),
-            took.as_secs_f64(),
-            seen.writes.len() as f64 / took.as_secs_f64(),
-            millis(seen.writes.max()),
-            millis(seen.reads.max()),
-            seen.longest_gap.as_secs_f64() * 1e3,
-        ))?;
-        drop(seen);
+        let row = {
+            let seen = lock(&moving);
+            pauses.record(seen.writes.max())?;
+            gaps.record(u64::try_from(seen.longest_gap.as_micros())?)?;
+            others.add(&seen.others)?;
+            format!(
+                "{number:<8}  {:>4}  {:>3}  {:>7.2}  {:>8.0}  {:>16.1}  {:>15.1}  {:>29.1}",
+                format!("g{}", at.owner),
+                format!("g{to}"),
+                took.as_secs_f64(),
+                seen.writes.len() as f64 / took.as_secs_f64(),
+                millis(seen.writes.max()),
+                millis(seen.reads.max()),
+                seen.longest_gap.as_secs_f64() * 1e3,
+            )
+        };
+        say(&row)?;
         // The source drops what it gave away; the next move waits for nothing of that, as an operator would not.
         sleep(LOOK).await;
     }

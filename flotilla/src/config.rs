@@ -11,8 +11,8 @@ mod seeds;
 
 pub(crate) use layers::{Layers, load};
 pub(crate) use members::Members;
-pub(crate) use seeds::Seeds;
 pub(crate) use sections::{Http, Limits, Raft, Storage, Transport};
+pub(crate) use seeds::Seeds;
 
 use crate::error::Error;
 use kvserver::{Join, NodeConfig};

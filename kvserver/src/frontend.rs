@@ -3,8 +3,8 @@
 use crate::config::NodeConfig;
 use crate::encoded;
 use crate::machine::KvMachine;
-use crate::node::CONTROLLER;
 use crate::moves::{EndedMove, MoveProgress, Progress};
+use crate::node::CONTROLLER;
 use crate::replica::Replica;
 use crate::residence::expected;
 use crate::router::{Router, Terms};

@@ -348,7 +348,10 @@ impl ControllerHandle {
         own.or_else(|| *self.leader.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Takes what another said. That this node leads, it is told by its own replica alone: whoever says so speaks of
+    /// old, and a node without a replica would ask itself from then on.
     fn note_leader(&self, leader: Option<NodeId>) {
+        let leader = leader.filter(|leader| *leader != self.host.node());
         *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = leader;
     }
 
@@ -615,4 +618,40 @@ fn birth(shape: Shape, status: &raftstore::GroupStatus) -> ControllerChange {
         replicas: shape.replicas,
         nodes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::{Incarnation, NodeSpec};
+    use raftstore::{
+        HostConfig, RaftConfig, SimulatedClock, SimulatedDisk, SimulatedNetwork, StorageConfig,
+        TransportConfig,
+    };
+
+    /// A node without a replica that is told that it leads goes on asking others.
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_not_talked_into_leading() {
+        let config = HostConfig {
+            cluster: "test".into(),
+            node: NodeId(1),
+            listen: "h1:1".into(),
+            raft: RaftConfig::default(),
+            storage: StorageConfig::default(),
+            transport: TransportConfig::default(),
+        };
+        let (disk, network) = (Arc::new(SimulatedDisk::new()), SimulatedNetwork::new().host("h1"));
+        let host =
+            Host::start(config, disk, network, Arc::new(SimulatedClock::starting_at(0))).await.unwrap();
+        let (peer, http) = ("h1:1".to_owned(), "h1:2".to_owned());
+        let spec = NodeSpec { peer, http, zone: String::new(), weight: 1, incarnation: Incarnation(1) };
+        let other = Address { peer: "h2:1".into(), http: "h2:2".into() };
+        let seeds = BTreeMap::from([(NodeId(2), other)]);
+        let (handle, _tasks) =
+            ControllerHandle::start(host, None, Settings { seeds, named: Epoch(0), spec, birth: None });
+        handle.note_leader(Some(NodeId(1)));
+        assert_eq!(handle.whom(0), Some((NodeId(2), "h2:1".to_owned())));
+        handle.note_leader(Some(NodeId(2)));
+        assert_eq!(handle.leader(), Some(NodeId(2)));
+    }
 }

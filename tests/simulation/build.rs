@@ -1,6 +1,5 @@
 //! Links the program with `entropy.c` in the place of the operating system's randomness; the library is left alone.
 
-#[expect(clippy::print_stdout, reason = "this is how cargo is told")]
 fn main() {
     println!("cargo::rerun-if-changed=src/entropy.c");
     for object in cc::Build::new().file("src/entropy.c").compile_intermediates() {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a package below the root").to_owned()
 }
 
 fn text(path: &str) -> String {
@@ -22,7 +22,7 @@ fn sections() -> Vec<(String, Vec<(String, String)>)> {
         }
         let parts: Vec<&str> = line.split(" | ").map(str::trim).collect();
         let [name, _, tests] = parts[..] else { panic!("a row has three parts: {line}") };
-        sections.last_mut().unwrap().1.push((name.to_owned(), tests.to_owned()));
+        sections.last_mut().expect("a section before its rows").1.push((name.to_owned(), tests.to_owned()));
     }
     sections
 }

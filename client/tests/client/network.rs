@@ -250,7 +250,10 @@ impl State {
     pub fn view(&self) -> serde_json::Value {
         let nodes: Vec<_> =
             self.nodes.iter().map(|id| serde_json::json!({"id": id, "http": format!("n{id}:1")})).collect();
-        let group = |id: u64, leader: u64| serde_json::json!({"id": id, "leader": leader, "term": self.term, "replicas": self.nodes});
+        let group = |id: u64, leader: u64| -> serde_json::Value {
+            let term = self.term;
+            serde_json::json!({"id": id, "leader": leader, "term": term, "replicas": self.nodes})
+        };
         let groups = self.leaders.iter().map(|(&id, &leader)| group(id, leader));
         let groups: Vec<_> = [group(1, self.leader)].into_iter().chain(groups).collect();
         let owners: Vec<_> = (0..SHARDS).map(|shard| (shard, shard, self.owners[shard as usize])).collect();

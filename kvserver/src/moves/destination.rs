@@ -31,7 +31,7 @@ const PACE: Duration = Duration::from_millis(500);
 /// The pause after something that did not succeed; twice as long for each setback of the shard, up to the
 /// most.
 const SETBACK_PACE: Duration = Duration::from_millis(100);
-const SETBACK_PACE_MAX: Duration = Duration::from_secs(10);
+const SETBACK_PACE_MAX: Duration = Duration::from_secs(1);
 
 /// How long a source or the controller may take to answer.
 const ASK_TIME: Duration = Duration::from_secs(2);
@@ -607,6 +607,12 @@ impl Drive {
             sleep(PACE).await;
             if !self.leads() {
                 return Err(Try::End(End::Left));
+            }
+            // A predecessor may have asked for it, and its word have come late.
+            let MoveView { shard, from, id, .. } = self.moving;
+            let state = self.ask_source(Question::State { group: from, shard }).await;
+            if matches!(state, Ok(Word::State { frozen: Some(frozen) }) if frozen == id) {
+                return Ok(());
             }
         }
         if self.is_cancelled() {

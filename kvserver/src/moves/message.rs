@@ -57,6 +57,13 @@ pub(super) enum Question {
         /// What has come in of it.
         held: Held,
     },
+    /// Say whether the shard is frozen.
+    State {
+        /// The source.
+        group: GroupId,
+        /// The shard.
+        shard: ShardId,
+    },
 }
 
 /// What is answered.
@@ -90,6 +97,11 @@ pub(super) enum Word {
     NotLeader(Option<NodeId>),
     /// Not now: ask again later; the step may have been taken.
     Busy(String),
+    /// Whether the shard is frozen.
+    State {
+        /// The move for which it is.
+        frozen: Option<Epoch>,
+    },
 }
 
 #[cfg(test)]
@@ -112,8 +124,8 @@ mod tests {
                 Question::Resume { group, shard, copy, number: 6, held },
                 vec![1, 4, 1, 2, 3, 6, 1, 2, b'k', b'y', 1, 9, 7, 8],
             ),
+            (Question::State { group, shard }, vec![1, 5, 1, 2]),
         ];
-
         for (question, bytes) in questions {
             assert_eq!(proto::encode(&question), bytes, "{question:?}");
             assert_eq!(proto::decode::<Question>(&bytes), Ok(question));
@@ -124,6 +136,7 @@ mod tests {
             (Word::Ended, vec![1, 2]),
             (Word::Taken(Ok(())), vec![1, 3, 0]),
             (Word::NotLeader(Some(NodeId(2))), vec![1, 5, 1, 2]),
+            (Word::State { frozen: Some(epoch) }, vec![1, 7, 1, 5]),
         ];
         for (word, bytes) in words {
             assert_eq!(proto::encode(&word), bytes, "{word:?}");

@@ -72,6 +72,7 @@ impl Source {
                 self.end(copy);
                 Word::Done
             }
+            Question::State { group, shard } => self.state(group, shard),
         };
         Ok(Bytes::from(proto::encode(&word)))
     }
@@ -83,6 +84,18 @@ impl Source {
             status if status.role == Role::Leader => Ok(replica),
             status => Err(Word::NotLeader(status.leader)),
         }
+    }
+
+    fn state(&self, group: GroupId, shard: ShardId) -> Word {
+        let replica = match self.leading(group) {
+            Ok(replica) => replica,
+            Err(word) => return word,
+        };
+        let frozen = match replica.group.read_stale(|machine| machine.lifecycle(shard)) {
+            ShardState::Frozen { epoch, .. } => Some(epoch),
+            _ => None,
+        };
+        Word::State { frozen }
     }
 
     /// Exports the shard, so that every replica can go on with the copy, and begins it.

@@ -97,6 +97,11 @@ impl Watch {
         self.residents.all().into_iter().map(|replica| replica.group.id()).collect()
     }
 
+    /// The state of this node's replica of the controller's group, while it has one.
+    pub fn controller(&self) -> Option<GroupStatus> {
+        self.controller.group().map(|group| group.status())
+    }
+
     /// The controller's map, as far as this node knows.
     pub fn map(&self) -> Option<Arc<ClusterMap>> {
         self.controller.map().borrow().clone()

@@ -2,7 +2,8 @@
 //! names are part of the HTTP API; they may be added to, never renamed.
 
 use proto::{
-    ClusterMap, GroupId, GroupState, GroupView, MoveState, MoveView, NodeState, NodeView, PlannedMove, ShardMap,
+    ClusterMap, GroupId, GroupState, GroupView, MoveState, MoveView, NodeState, NodeView, PlannedMove,
+    ShardMap,
 };
 use serde::{Deserialize, Serialize};
 

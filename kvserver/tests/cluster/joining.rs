@@ -31,7 +31,7 @@ fn joiner(fleet: &Fleet, node: u64, seeds: &[u64]) -> NodeConfig {
 }
 
 async fn join(fleet: &mut Fleet, node: u64, seeds: &[u64]) {
-    fleet.disks.entry(node).or_insert_with(SimulatedDisk::new);
+    fleet.disks.entry(node).or_default();
     let config = joiner(fleet, node, seeds);
     fleet.try_start(node, config).await.unwrap_or_else(|error| panic!("n{node}: {error}"));
     fleet.node(node).ready(Duration::from_secs(60)).await.unwrap();

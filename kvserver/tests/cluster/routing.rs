@@ -3,7 +3,7 @@
 use crate::door::{Answer, Door};
 use crate::fleet::{Fleet, NODES, SHARDS, Settings, eventually};
 use proto::NodeId;
-use raftstore::{Address, SimulatedDisk};
+use raftstore::Address;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -83,11 +83,11 @@ async fn caller(doors: Vec<Door>, key: String, name: usize, stop: Arc<AtomicBool
     told
 }
 
-fn tell_times(what: &str, mut took_us: Vec<u128>) {
+fn times_of(what: &str, mut took_us: Vec<u128>) -> String {
     took_us.sort_unstable();
     let at = |part: usize| took_us[(took_us.len() * part / 1000).min(took_us.len() - 1)];
     let (p50, p99, p999, most) = (at(500), at(990), at(999), at(1000));
-    println!("{what}: {} answers, µs: p50 {p50} p99 {p99} p99.9 {p999} longest {most}", took_us.len());
+    format!("{what}: {} answers, µs: p50 {p50} p99 {p99} p99.9 {p999} longest {most}", took_us.len())
 }
 
 /// While a shard goes to and fro between groups, callers through every node are answered every request on its
@@ -120,8 +120,8 @@ async fn callers_do_not_notice_moves() {
         }
     }
     let [moved, rested] = times;
-    tell_times("a shard that moved 6 times", moved);
-    tell_times("a shard that rested", rested);
+    println!("{}", times_of("a shard that moved 6 times", moved));
+    println!("{}", times_of("a shard that rested", rested));
     for (key, tokens) in appended {
         let log = doors[1].value(&key).await.unwrap();
         let log = std::str::from_utf8(&log).unwrap();
@@ -299,7 +299,7 @@ async fn nodes_without_a_replica_answer_all_the_same() {
     let mut fleet = Fleet::prepare(Settings::groups(4));
     let address = |node: u64| Address { peer: format!("n{node}:1"), http: format!("n{node}:2") };
     for node in 1..=5 {
-        fleet.disks.entry(node).or_insert_with(SimulatedDisk::new);
+        fleet.disks.entry(node).or_default();
         let mut config = fleet.config(node);
         config.members = (1..=5).map(|node| (NodeId(node), address(node))).collect();
         fleet.try_start(node, config).await.unwrap();

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use kvserver::service::{
-    Answer, Answers, BatchAnswer, Call, ClusterView, MetricKind, MetricsText, NodeStatus, Operation, Record, Reply,
-    Service,
+    Answer, Answers, BatchAnswer, Call, ClusterView, MetricKind, MetricsText, NodeStatus, Operation, Record,
+    Reply, Service,
 };
 use proto::{
     Birth, ClusterMap, Code, ControllerChange, ControllerCommand, ControllerReply, Epoch, Error, Expect,

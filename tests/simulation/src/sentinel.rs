@@ -10,7 +10,7 @@ use crate::fleet::Fleet;
 use crate::lock;
 use kvserver::moves::watch::Watch;
 use proto::{Epoch, GroupId, NodeId, ShardId, ShardMap, ShardState};
-use raftstore::Role;
+use raftstore::{GroupStatus, Role};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -78,17 +78,17 @@ impl Sentinel {
                 violations.add(format!("n{node} has another map of {:?} than another node", known.epoch));
             }
         }
+        if let Some(status) = watch.controller() {
+            self.leads(&mut seen, node, &status);
+            let GroupStatus { role, term, applied_index, voters, .. } = status;
+            let applied = applied_index.unwrap_or_default();
+            self.fleet.trace.note(format_args!("n{node} g0 t{term} {role:?} applied {applied} {voters:?}"));
+        }
         for group in watch.groups() {
             let (Some(status), Some((applied, digest))) = (watch.status(group), watch.digest(group)) else {
                 continue;
             };
-            if status.role == Role::Leader {
-                let leader = *seen.leaders.entry((group, status.term)).or_insert(NodeId(node));
-                if leader != NodeId(node) {
-                    let term = status.term;
-                    violations.add(format!("{group} has two leaders in term {term}: {leader} and n{node}"));
-                }
-            }
+            self.leads(&mut seen, node, &status);
             let digests = seen.digests.entry(group).or_default();
             let (other, known) = *digests.entry(applied).or_insert((node, digest));
             if digests.len() > DIGESTS_MAX {
@@ -107,6 +107,18 @@ impl Sentinel {
         for replica in watch.replicas() {
             for view in &replica.shards {
                 self.serves(&mut seen, view.shard, view.state, replica.group);
+            }
+        }
+    }
+
+    fn leads(&self, seen: &mut Seen, node: u64, status: &GroupStatus) {
+        let GroupStatus { group, term, .. } = *status;
+        if status.role == Role::Leader {
+            let leader = *seen.leaders.entry((group, term)).or_insert(NodeId(node));
+            if leader != NodeId(node) {
+                self.fleet
+                    .violations
+                    .add(format!("{group} has two leaders in term {term}: {leader} and n{node}"));
             }
         }
     }
