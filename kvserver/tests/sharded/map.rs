@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -14,8 +15,20 @@ use tokio::time::Instant;
 const CHANGE_MS: u64 = 1_500;
 
 /// A change is seen on the map within this time, said as often as it takes, and again after this pause.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 const PACE: Duration = Duration::from_millis(20);
+
+/// After so long it is told what is waited for.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Tells what every node knows: something has not come.
+async fn tell(cluster: &Cluster) {
+    for door in cluster.connected() {
+        for path in ["/v1/cluster/map", "/v1/status"] {
+            eprintln!("{path}: {}", door.get(path).await.json());
+        }
+    }
+}
 
 /// A map that some node knew.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +73,12 @@ impl Map {
     /// The map once no shard is on its way nor is to be, and all that leave are gone, as far as every node knows that
     /// runs and is not cut off.
     pub(crate) async fn settled(cluster: &Cluster) -> Self {
+        let begun = Instant::now();
+        let told = AtomicBool::new(false);
         eventually("all shards are where they are to be", async || {
+            if begun.elapsed() > LONG && !told.swap(true, Ordering::Relaxed) {
+                tell(cluster).await;
+            }
             let mut settled: Option<Self> = None;
             for door in cluster.connected() {
                 let map = Self(door.get("/v1/cluster/map").await.json());
@@ -180,7 +198,10 @@ impl Operator {
             if let Some(value) = done(&map) {
                 return value;
             }
-            assert!(Instant::now() < until, "never came: {what}");
+            if Instant::now() >= until {
+                tell(&self.cluster).await;
+                panic!("never came: {what}");
+            }
             let up = self.cluster.up();
             self.turn += 1;
             let node = up[self.turn % up.len()];

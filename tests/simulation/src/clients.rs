@@ -1,4 +1,5 @@
-//! The clients: each a session of the client crate's, with several calls under way, on a few keys that all share.
+//! The clients: each a session of the client crate's, with several calls under way, on a few keys that all
+//! share.
 
 use crate::fleet::{Fleet, http_address};
 use crate::http::Http;

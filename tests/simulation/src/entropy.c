@@ -1,6 +1,7 @@
-/* What the operating system would draw at random, drawn from a seed instead: a whole process that is simulated has
- * no chance in it. Rust's hash maps, and through them tokio's choice among those who wait, ask for nothing else.
- * The seed stands in the environment, for the first number is drawn before main is told anything. */
+/* What the operating system would draw at random, drawn from a seed instead: a whole process that is
+ * simulated has no chance in it. Rust's hash maps, and through them tokio's choice among those who wait,
+ * ask for nothing else. The seed stands in the environment, for the first number is drawn before main is
+ * told anything. */
 
 #include <stdint.h>
 #include <stdlib.h>

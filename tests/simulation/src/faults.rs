@@ -1,4 +1,5 @@
-//! Faults, one after the other and several at a time, until they are told to end; then each takes itself back.
+//! Faults, one after the other and several at a time, until they are told to end; then each takes itself
+//! back.
 
 use crate::fleet::{Fleet, host};
 use crate::http::{Mishaps, SharedMishaps};

@@ -1,4 +1,5 @@
-//! The nodes: started, crashed and started again, on disks that keep what a crash leaves; and the cuts between hosts.
+//! The nodes: started, crashed and started again, on disks that keep what a crash leaves; and the cuts
+//! between hosts.
 
 use crate::clock::SkewedClock;
 use crate::disk::{Refused, TracedDisk};
@@ -195,7 +196,8 @@ impl Fleet {
         }
     }
 
-    /// Starts a node that is down; what it says where it does not start. A node that refuses its disk stays down.
+    /// Starts a node that is down; what it says where it does not start. A node that refuses its disk stays
+    /// down.
     ///
     /// # Errors
     /// The node's reason.
@@ -230,8 +232,9 @@ impl Fleet {
         result
     }
 
-    /// Starts a node that is down on what its disk holds, and first, for a test of whether it notices, on a copy of
-    /// that with one bit flipped: the node either refuses it, or finds it later and is lost, or nothing is wrong.
+    /// Starts a node that is down on what its disk holds, and first, for a test of whether it notices, on a
+    /// copy of that with one bit flipped: the node either refuses it, or finds it later and is lost, or
+    /// nothing is wrong.
     pub async fn start_flipped(&self, node: u64, seed: u64) {
         let whole = self.disk(node);
         let Some(flipped) = self.flipped(node, &whole, seed) else { return self.start_or_lose(node).await };
@@ -243,8 +246,8 @@ impl Fleet {
         }
     }
 
-    /// A copy of a disk with one bit flipped. `None` where a majority might be lost to flips, and where the bit belongs
-    /// to a log's last record: nobody can tell that from a write that was cut short.
+    /// A copy of a disk with one bit flipped. `None` where a majority might be lost to flips, and where the
+    /// bit belongs to a log's last record: nobody can tell that from a write that was cut short.
     fn flipped(&self, node: u64, whole: &SimulatedDisk, seed: u64) -> Option<SimulatedDisk> {
         if lock(&self.slots).values().any(|slot| slot.flipped || matches!(slot.place, Place::Lost)) {
             return None;
@@ -262,8 +265,8 @@ impl Fleet {
         }
     }
 
-    /// Starts a node that is down, again where a fault of its disk hits it meanwhile. One that does not start though
-    /// nothing is wrong with its disk is a violation.
+    /// Starts a node that is down, again where a fault of its disk hits it meanwhile. One that does not start
+    /// though nothing is wrong with its disk is a violation.
     pub async fn start_or_lose(&self, node: u64) {
         while let Err(error) = self.start(node).await {
             let mut slots = lock(&self.slots);
@@ -281,8 +284,8 @@ impl Fleet {
         }
     }
 
-    /// Cuts a node's power: what it did not sync is gone, or torn. Those who talk to it hear nothing, or, where it is
-    /// only its process that ends, that their connections are closed.
+    /// Cuts a node's power: what it did not sync is gone, or torn. Those who talk to it hear nothing, or,
+    /// where it is only its process that ends, that their connections are closed.
     pub async fn crash(&self, node: u64, seed: u64, silent: bool) {
         let running = {
             let mut slots = lock(&self.slots);
@@ -314,8 +317,8 @@ impl Fleet {
         }
     }
 
-    /// Ends nodes that say that they must stop, and starts them again later. One that has no reason to is a violation,
-    /// and so is one that goes on with a disk that has refused something.
+    /// Ends nodes that say that they must stop, and starts them again later. One that has no reason to is a
+    /// violation, and so is one that goes on with a disk that has refused something.
     pub async fn monitor(self: Arc<Self>) {
         let mut number = 0;
         loop {

@@ -1,5 +1,5 @@
-//! HTTP over the simulated network: the client's transport, and the operator's. It may lose requests and answers, hold
-//! answers back, and deliver a request once more, long after its answer.
+//! HTTP over the simulated network: the client's transport, and the operator's. It may lose requests and
+//! answers, hold answers back, and deliver a request once more, long after its answer.
 
 use crate::lock;
 use bytes::Bytes;

@@ -1,5 +1,6 @@
-//! Whole clusters in one thread: the product's own nodes (front end, groups, controller, moves) and clients, on a
-//! simulated network, disk, clock and chance. A seed decides everything, so a run is repeated by its seed.
+//! Whole clusters in one thread: the product's own nodes (front end, groups, controller, moves) and clients,
+//! on a simulated network, disk, clock and chance. A seed decides everything, so a run is repeated by its
+//! seed.
 //!
 //! ```text
 //!   seed ─▶ plan ─▶ faults ──────┐           sentinel: looks at all replicas, all the while
@@ -13,22 +14,22 @@
 //!
 //! # What a run does
 //!
-//! For so many simulated seconds clients read and write a few keys through the client crate, an operator moves shards
-//! and adds and removes groups, and faults happen. Then everything is mended, the cluster must come to rest, every key
-//! is read once more, and the history is held against what is promised.
+//! For so many simulated seconds clients read and write a few keys through the client crate, an operator
+//! moves shards and adds and removes groups, and faults happen. Then everything is mended, the cluster must
+//! come to rest, every key is read once more, and the history is held against what is promised.
 //!
 //! # Why a run can be repeated
 //!
-//! One thread, tokio's clock stood still and moved on only when nobody has anything to do, and random numbers from
-//! the seed. tokio draws numbers of its own (whom a change of a `watch` wakes first); these come from the operating
-//! system, which `entropy.c` replaces in this program. Threads that may block are replaced by the simulated disk,
-//! which runs their work at once. What the world tells of time is on the wire only in HTTP's `Date`, of which the trace
-//! tells the length.
+//! One thread, tokio's clock stood still and moved on only when nobody has anything to do, and random numbers
+//! from the seed. tokio draws numbers of its own (whom a change of a `watch` wakes first); these come from
+//! the operating system, which `entropy.c` replaces in this program. Threads that may block are replaced by
+//! the simulated disk, which runs their work at once. What the world tells of time is on the wire only in
+//! HTTP's `Date`, of which the trace tells the length.
 //!
 //! # What is missing
 //!
-//! Timers follow one clock: the rate of a node's timers cannot drift. Streams deliver in order, as TCP does; what is
-//! reordered and doubled are requests and connections. Nodes do not join, and are not wiped.
+//! Timers follow one clock: the rate of a node's timers cannot drift. Streams deliver in order, as TCP does;
+//! what is reordered and doubled are requests and connections. Nodes do not join, and are not wiped.
 
 pub mod clients;
 pub mod clock;

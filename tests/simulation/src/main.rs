@@ -31,7 +31,8 @@ struct Cli {
     /// Prints every event of it
     #[arg(long, requires = "seed")]
     trace: bool,
-    /// Prints what nodes and clients log, on stderr: a level, or levels by module as in warn,shardctrler=debug
+    /// Prints what nodes and clients log, on stderr: a level, or levels by module as in
+    /// warn,shardctrler=debug
     #[arg(long, requires = "seed", value_name = "FILTER")]
     log: Option<String>,
     /// Lets its disks report syncs that they have not made: a run that must fail

@@ -8,7 +8,8 @@ use std::time::Duration;
 /// How many shards the clusters have.
 pub const SHARDS: u32 = 16;
 
-/// Whose random numbers: each part draws from a stream of its own, so that a change to one leaves the others alone.
+/// Whose random numbers: each part draws from a stream of its own, so that a change to one leaves the others
+/// alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// The plan's.

@@ -156,7 +156,8 @@ async fn ready(fleet: &Fleet, operator: &Operator, within: Duration) -> Result<(
     }
 }
 
-/// Waits until nobody has anything left to do: all nodes ready, all shards where they are to be, all replicas even.
+/// Waits until nobody has anything left to do: all nodes ready, all shards where they are to be, all replicas
+/// even.
 async fn rest(fleet: &Fleet, operator: &Operator, sentinel: &Sentinel) -> Result<(), String> {
     let until = Instant::now() + REST_TIME_MAX;
     let left = || until.saturating_duration_since(Instant::now());

@@ -3,7 +3,8 @@
 //! - A group has one leader a term.
 //! - Replicas that have applied the same entries are the same; none goes back while it runs.
 //! - A map of one epoch is one map.
-//! - A shard is served by one group: once any replica has applied that its group serves it since move `e`, no leader
+//! - A shard is served by one group: once any replica has applied that its group serves it since move `e`, no
+//!   leader
 //!   is confirmed by a quorum later that serves it since an earlier one.
 
 use crate::fleet::Fleet;
@@ -145,7 +146,7 @@ impl Sentinel {
                 if let Some((since, by)) = before.get(&view.shard).filter(|(since, _)| epoch < *since) {
                     let shard = view.shard;
                     self.fleet.violations.add(format!(
-                        "{group} is confirmed to serve {shard} since {epoch:?}, which {by} serves since {since:?}"
+                        "{group} is confirmed to serve {shard} since {epoch:?}, {by} serves it since {since:?}"
                     ));
                 }
                 self.serves(&mut lock(&self.seen), view.shard, view.state, group);
@@ -153,8 +154,8 @@ impl Sentinel {
         }
     }
 
-    /// What keeps the replicas from being at rest: all of a group's at its last entry, and no entry lost that any has
-    /// ever applied.
+    /// What keeps the replicas from being at rest: all of a group's at its last entry, and no entry lost that
+    /// any has ever applied.
     pub fn unrest(&self) -> Option<String> {
         let watches = self.fleet.watches();
         let mut at: BTreeMap<GroupId, BTreeMap<u64, (u64, u64)>> = BTreeMap::new();

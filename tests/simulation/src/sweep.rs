@@ -1,4 +1,5 @@
-//! Many seeds, each in a process of its own: what one leaves behind reaches no other, and a crash is a verdict.
+//! Many seeds, each in a process of its own: what one leaves behind reaches no other, and a crash is a
+//! verdict.
 
 use crate::lock;
 use crate::report::Report;

@@ -1,5 +1,5 @@
-//! What happened, in order: every event is hashed, and printed where somebody asks for it. Two runs are the same run
-//! where their traces have one hash.
+//! What happened, in order: every event is hashed, and printed where somebody asks for it. Two runs are the
+//! same run where their traces have one hash.
 
 use crate::lock;
 use std::fmt;

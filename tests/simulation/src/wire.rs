@@ -1,5 +1,5 @@
-//! The network as one host has it until its plug is pulled: every read and write is traced, and a host without power
-//! neither says nor hears anything.
+//! The network as one host has it until its plug is pulled: every read and write is traced, and a host
+//! without power neither says nor hears anything.
 
 use crate::trace::Trace;
 use futures_util::future::BoxFuture;

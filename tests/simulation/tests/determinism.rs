@@ -16,8 +16,8 @@ fn run(seed: u64, seconds: u64, more: &[&str]) -> Report {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("seed {seed}: {error}: {said}"))
 }
 
-/// Two runs of one seed are the same to the last event, faults and all, and runs of two seeds are not; and what
-/// happens in them is what may.
+/// Two runs of one seed are the same to the last event, faults and all, and runs of two seeds are not; and
+/// what happens in them is what may.
 #[test]
 fn a_seed_repeats_its_run() {
     let mut hashes = Vec::new();
@@ -33,7 +33,8 @@ fn a_seed_repeats_its_run() {
     assert_eq!(hashes.len(), 5);
 }
 
-/// Disks that report a sync and forget it lose what was acknowledged once all nodes crash, and the run says so.
+/// Disks that report a sync and forget it lose what was acknowledged once all nodes crash, and the run says
+/// so.
 #[test]
 fn lost_writes_are_noticed() {
     let seen = (1..=20).any(|seed| !run(seed, 10, &["--lying-disks"]).violations.is_empty());
