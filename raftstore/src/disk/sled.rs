@@ -16,6 +16,8 @@
 //!   quarter (see [`table`]), and the next one begins, named by its first number.
 //! - Values of one tree are rewritten together from the tenth on. Few large values to a tree, as above, keep
 //!   the disk's use near what was put.
+//! - While it opens a database it writes notes on its file under a name of their own first, `snap.….generating`,
+//!   but reads those left by a killed process as if they were finished. They are removed before.
 //! - At damage in the middle of its file it keeps what comes before and forgets the rest, without a word, or
 //!   panics. Panics become [`DiskError::Damaged`] here; forgotten values are the log's to notice.
 //! - A thread of its pool may hold the file, and so its lock, for a moment after the database was dropped.

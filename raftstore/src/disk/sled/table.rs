@@ -6,9 +6,9 @@ use super::{MADE, Root, SledDisk, failed, open_file};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// sled's segments: 2 MiB, so that pages up to 512 KiB stay in its file.
@@ -37,6 +37,21 @@ pub(super) struct SledTable {
     root: Arc<Root>,
 }
 
+/// Removes the notes on its file that sled was writing when its process was killed, in the middle of opening it: sled
+/// takes them for finished ones, the newest even, and then for damaged. Those that are finished have another name.
+fn remove_unfinished_notes(folder: &Path) -> Result<(), DiskError> {
+    for entry in fs::read_dir(folder).map_err(failed("list", folder))? {
+        let entry = entry.map_err(failed("list", folder))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(failed("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 impl SledTable {
     /// Opens a database, or makes a `new` one, durably.
     pub(super) fn open(disk: &SledDisk, name: &str, new: bool) -> Result<Arc<Self>, DiskError> {
@@ -48,6 +63,7 @@ impl SledTable {
             let file = open_file(&path)?;
             file.lock().map_err(failed("lock", &path))?;
             root.sync_data(&file, &path)?;
+            remove_unfinished_notes(&folder)?;
             file.unlock().map_err(failed("unlock", &path))?;
         }
         let config = ::sled::Config::new()
