@@ -7,7 +7,6 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -18,16 +17,18 @@ const CHANGE_MS: u64 = 1_500;
 const PATIENCE: Duration = Duration::from_secs(60);
 const PACE: Duration = Duration::from_millis(20);
 
-/// After so long it is told what is waited for.
-const LONG: Duration = Duration::from_secs(60);
+/// All shards are where they are to be within this time.
+const SETTLED_PATIENCE: Duration = Duration::from_secs(120);
 
-/// Tells what every node knows: something has not come.
-async fn tell(cluster: &Cluster) {
+/// What every node knows, to be told where something has not come.
+async fn known(cluster: &Cluster) -> String {
+    let mut known = String::new();
     for door in cluster.connected() {
         for path in ["/v1/cluster/map", "/v1/status"] {
-            eprintln!("{path}: {}", door.get(path).await.json());
+            known += &format!("{path}: {}\n", door.get(path).await.json());
         }
     }
+    known
 }
 
 /// A map that some node knew.
@@ -73,24 +74,29 @@ impl Map {
     /// The map once no shard is on its way nor is to be, and all that leave are gone, as far as every node knows that
     /// runs and is not cut off.
     pub(crate) async fn settled(cluster: &Cluster) -> Self {
-        let begun = Instant::now();
-        let told = AtomicBool::new(false);
-        eventually("all shards are where they are to be", async || {
-            if begun.elapsed() > LONG && !told.swap(true, Ordering::Relaxed) {
-                tell(cluster).await;
+        let until = Instant::now() + SETTLED_PATIENCE;
+        loop {
+            if let Some(settled) = Self::if_settled(cluster).await {
+                return settled;
             }
-            let mut settled: Option<Self> = None;
-            for door in cluster.connected() {
-                let map = Self(door.get("/v1/cluster/map").await.json());
-                let agrees = settled.as_ref().is_none_or(|settled| settled.0["epoch"] == map.0["epoch"]);
-                if !(agrees && map.rests() && map.groups("leaving").is_empty()) {
-                    return None;
-                }
-                settled = Some(map);
+            if Instant::now() >= until {
+                panic!("shards do not come to where they are to be:\n{}", known(cluster).await);
             }
-            settled
-        })
-        .await
+            tokio::time::sleep(PACE).await;
+        }
+    }
+
+    async fn if_settled(cluster: &Cluster) -> Option<Self> {
+        let mut settled: Option<Self> = None;
+        for door in cluster.connected() {
+            let map = Self(door.get("/v1/cluster/map").await.json());
+            let agrees = settled.as_ref().is_none_or(|settled| settled.0["epoch"] == map.0["epoch"]);
+            if !(agrees && map.rests() && map.groups("leaving").is_empty()) {
+                return None;
+            }
+            settled = Some(map);
+        }
+        settled
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -199,8 +205,7 @@ impl Operator {
                 return value;
             }
             if Instant::now() >= until {
-                tell(&self.cluster).await;
-                panic!("never came: {what}");
+                panic!("never came: {what}\n{}", known(&self.cluster).await);
             }
             let up = self.cluster.up();
             self.turn += 1;
