@@ -11,14 +11,16 @@
 //! groups, nobody is now; it may join them as somebody new (see the membership module).
 //!
 //! ```text
-//! cell "formation"   version u8 (2) · CRC-32 of what follows u32 · acquaintance
-//! question           empty
-//! answer             acquaintance
-//! acquaintance       incarnation u128 · formed u8 (0 or 1) · members u16 · per member: node u64, incarnation u128
+//! cell "formation", version 2   acquaintance
+//! question                      empty
+//! answer                        acquaintance
+//! acquaintance                  incarnation u128 · formed u8 (0 or 1) · members u16 ·
+//!                               per member: node u64, incarnation u128
 //! ```
 
-use crate::codec::{Malformed, take_u8, take_u16, take_u32, take_u64, take_u128};
-use crate::disk::{Disk, offload};
+use crate::cell::Cell;
+use crate::codec::{Malformed, take_u8, take_u16, take_u64, take_u128};
+use crate::disk::Disk;
 use crate::error::Fatal;
 use crate::runtime::random;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -27,8 +29,7 @@ use rand::Rng;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const CELL: &str = "formation";
-const VERSION: u8 = 2;
+const CELL: Cell = Cell { name: "formation", version: 2 };
 
 /// What a node's disk says of itself and of the cluster's beginning, and what it tells other first members.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,14 +44,8 @@ pub(crate) struct Formation {
 impl Formation {
     /// Reads the disk's word, or begins a new incarnation on a disk that has none.
     pub(crate) async fn load(disk: &Arc<dyn Disk>) -> Result<Self, Fatal> {
-        let storage = |why: String| Fatal::Storage(why);
-        let cell = {
-            let disk = disk.clone();
-            let read = offload(&disk.clone(), async move { disk.read_cell(CELL) }).await;
-            read.and_then(|cell| cell).map_err(|error| storage(error.to_string()))?
-        };
-        if let Some(cell) = cell {
-            return Self::decode(cell).map_err(|error| storage(format!("cell {CELL} is damaged: {error}")));
+        if let Some(formation) = CELL.load(disk, Self::decode).await? {
+            return Ok(formation);
         }
         let formation = Self { incarnation: draw(), members: None };
         formation.save(disk).await?;
@@ -59,29 +54,15 @@ impl Formation {
 
     /// Makes this the disk's word.
     pub(crate) async fn save(&self, disk: &Arc<dyn Disk>) -> Result<(), Fatal> {
-        let (cell, disk) = (self.encode(), disk.clone());
-        let written = offload(&disk.clone(), async move { disk.write_cell(CELL, &cell) }).await;
-        written.and_then(|written| written).map_err(|error| Fatal::Storage(error.to_string()))
+        CELL.save(disk, self.encode()).await
     }
 
     fn encode(&self) -> Bytes {
-        let rest = self.tell();
-        let mut cell = BytesMut::with_capacity(1 + 4 + rest.len());
-        cell.put_u8(VERSION);
-        cell.put_u32_le(crc32fast::hash(&rest));
-        cell.put_slice(&rest);
-        cell.freeze()
+        CELL.seal(&self.tell())
     }
 
-    fn decode(mut cell: Bytes) -> Result<Self, Malformed> {
-        let what = "formation";
-        if take_u8(&mut cell, what)? != VERSION {
-            return Err(Malformed { what, why: "unknown version" });
-        }
-        if take_u32(&mut cell, what)? != crc32fast::hash(&cell) {
-            return Err(Malformed { what, why: "checksum does not match" });
-        }
-        Self::heard(cell)
+    fn decode(cell: Bytes) -> Result<Self, Malformed> {
+        Self::heard(CELL.unseal(cell)?)
     }
 
     /// The answer to another first member's question.
@@ -165,7 +146,7 @@ mod tests {
         let stray = std::iter::once([&whole[..], &[0]].concat());
         for cell in flipped.chain(cut).chain(stray) {
             let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::new());
-            disk.write_cell(CELL, &cell).unwrap();
+            disk.write_cell(CELL.name, &cell).unwrap();
             let fatal = Formation::load(&disk).await.unwrap_err();
             assert!(
                 matches!(&fatal, Fatal::Storage(why) if why.contains("cell formation is damaged")),
@@ -173,7 +154,7 @@ mod tests {
             );
         }
         let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::new());
-        disk.write_cell(CELL, &whole).unwrap();
+        disk.write_cell(CELL.name, &whole).unwrap();
         assert_eq!(Formation::load(&disk).await.unwrap(), formed());
     }
 }

@@ -87,6 +87,7 @@
 //! and those that are due together share a write. A group that lost most of its voters for good stays without a
 //! leader: nobody can decide in their stead.
 
+mod cell;
 mod codec;
 mod commands;
 mod compaction;

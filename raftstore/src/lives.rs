@@ -5,20 +5,20 @@
 //! left of it, whatever a crash leaves; what the crash left is forgotten before the group is opened again.
 //!
 //! ```text
-//! cell "lives"   version u8 (1) · CRC-32 of what follows u32 · groups u32 ·
-//!                per group: group u64, life u64 (from 1), forgotten u8 (0 or 1)
+//! cell "lives", version 1   groups u32 ·
+//!                           per group: group u64, life u64 (from 1), forgotten u8 (0 or 1)
 //! ```
 
+use crate::cell::Cell;
 use crate::codec::{Malformed, take_u8, take_u32, take_u64};
-use crate::disk::{Disk, offload};
+use crate::disk::Disk;
 use crate::error::Fatal;
 use bytes::{BufMut, Bytes, BytesMut};
 use proto::GroupId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const CELL: &str = "lives";
-const VERSION: u8 = 1;
+const CELL: Cell = Cell { name: "lives", version: 1 };
 
 /// Of a group that this disk has dropped before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,14 +36,7 @@ pub(crate) struct Lives(BTreeMap<GroupId, Life>);
 impl Lives {
     /// Reads the disk's word; a disk that has none has dropped nothing.
     pub(crate) async fn load(disk: &Arc<dyn Disk>) -> Result<Self, Fatal> {
-        let storage = |why: String| Fatal::Storage(why);
-        let cell = {
-            let disk = disk.clone();
-            let read = offload(&disk.clone(), async move { disk.read_cell(CELL) }).await;
-            read.and_then(|cell| cell).map_err(|error| storage(error.to_string()))?
-        };
-        let Some(cell) = cell else { return Ok(Self::default()) };
-        Self::decode(cell).map_err(|error| storage(format!("cell {CELL} is damaged: {error}")))
+        Ok(CELL.load(disk, Self::decode).await?.unwrap_or_default())
     }
 
     /// The life that a replica of the group has, or would have if it were opened now.
@@ -60,9 +53,7 @@ impl Lives {
         life: Life,
     ) -> Result<(), Fatal> {
         self.0.insert(group, life);
-        let (cell, disk) = (self.encode(), disk.clone());
-        let written = offload(&disk.clone(), async move { disk.write_cell(CELL, &cell) }).await;
-        written.and_then(|written| written).map_err(|error| Fatal::Storage(error.to_string()))
+        CELL.save(disk, self.encode()).await
     }
 
     fn encode(&self) -> Bytes {
@@ -73,34 +64,25 @@ impl Lives {
             rest.put_u64_le(life.number);
             rest.put_u8(u8::from(life.forgotten));
         }
-        let mut cell = BytesMut::with_capacity(1 + 4 + rest.len());
-        cell.put_u8(VERSION);
-        cell.put_u32_le(crc32fast::hash(&rest));
-        cell.put_slice(&rest);
-        cell.freeze()
+        CELL.seal(&rest)
     }
 
-    fn decode(mut cell: Bytes) -> Result<Self, Malformed> {
-        let what = "lives";
+    fn decode(cell: Bytes) -> Result<Self, Malformed> {
+        let what = CELL.name;
         let refuse = |why| Err(Malformed { what, why });
-        if take_u8(&mut cell, what)? != VERSION {
-            return refuse("unknown version");
-        }
-        if take_u32(&mut cell, what)? != crc32fast::hash(&cell) {
-            return refuse("checksum does not match");
-        }
+        let mut rest = CELL.unseal(cell)?;
         let mut lives = BTreeMap::new();
-        for _ in 0..take_u32(&mut cell, what)? {
-            let group = GroupId(take_u64(&mut cell, what)?);
-            let number = take_u64(&mut cell, what)?;
-            let forgotten = match take_u8(&mut cell, what)? {
+        for _ in 0..take_u32(&mut rest, what)? {
+            let group = GroupId(take_u64(&mut rest, what)?);
+            let number = take_u64(&mut rest, what)?;
+            let forgotten = match take_u8(&mut rest, what)? {
                 0 => false,
                 1 => true,
                 _ => return refuse("neither forgotten nor not"),
             };
             lives.insert(group, Life { number, forgotten });
         }
-        if !cell.is_empty() {
+        if !rest.is_empty() {
             return refuse("stray bytes follow");
         }
         Ok(Self(lives))

@@ -12,6 +12,7 @@ use super::source::{Source, settle_exports, settle_frozen};
 use super::take;
 use crate::replica::Replica;
 use crate::residence::Residents;
+use crate::routes::Routes;
 use bytes::Bytes;
 use proto::{
     ClusterMap, ControllerChange, CopyToken, Epoch, GroupId, LifecycleError, MoveCommand, MoveState,
@@ -682,8 +683,7 @@ impl Drive {
     }
 
     fn address_of(&self, node: NodeId) -> Option<String> {
-        let map = self.map()?;
-        map.nodes.iter().find(|view| view.node == node).map(|view| view.spec.peer.clone())
+        Routes::peer_of(&*self.map()?, node)
     }
 
     /// Who leads the source, by its own replica here, or by the map.
