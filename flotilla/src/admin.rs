@@ -3,12 +3,12 @@
 //! A change is sent to one node and never said again: only a node that could not be connected to is passed over for
 //! the next, because nothing can have reached it.
 
-use crate::arguments::{NOBODY_ADVICE, NODES_DEFAULT, nodes_help, parse_time};
+use crate::arguments::{NOBODY_ADVICE, NODES_DEFAULT, nodes_help, parse_nodes, parse_time};
 use crate::error::Error;
 use crate::kv::Failure;
 use crate::output::OutputFormat;
 use crate::terminal::say;
-use reqwest::{Method, Url};
+use reqwest::Method;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::time::Duration;
@@ -180,19 +180,7 @@ fn unknown(asking: &Asking, why: String) -> Failure {
 
 /// The nodes in `list`, each as `http://host:port`.
 pub(crate) fn nodes(list: &str) -> Result<Vec<String>, Error> {
-    let wrong =
-        |part: &str| Error::Usage(format!("--nodes takes host:port, separated by commas, not \"{part}\""));
-    let mut nodes = Vec::new();
-    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let bare = part.strip_prefix("http://").unwrap_or(part).trim_end_matches('/');
-        let is_bare = !bare.contains(['/', '?', '#', '@']) && bare.contains(':');
-        let is_url = Url::parse(&format!("http://{bare}")).is_ok_and(|url| url.has_host());
-        if !is_bare || !is_url {
-            return Err(wrong(part));
-        }
-        nodes.push(format!("http://{bare}"));
-    }
-    if nodes.is_empty() { Err(Error::Usage("--nodes names no node".into())) } else { Ok(nodes) }
+    Ok(parse_nodes(list)?.into_iter().map(|node| format!("http://{node}")).collect())
 }
 
 #[cfg(test)]

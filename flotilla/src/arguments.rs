@@ -1,5 +1,7 @@
 //! What several commands take on the command line: which nodes to ask, and times.
 
+use crate::error::Error;
+use reqwest::Url;
 use std::time::Duration;
 
 /// Where a cluster of `flotilla dev` listens.
@@ -14,6 +16,27 @@ pub(crate) fn nodes_help() -> String {
     format!(
         "Nodes to ask first, as host:port or http://host:port, separated by commas [env: FLOTILLA_NODES] [default: {NODES_DEFAULT}]"
     )
+}
+
+/// The nodes in `list` as `host:port`, in its order.
+///
+/// # Errors
+/// [`Error::Usage`] names what is no address.
+pub(crate) fn parse_nodes(list: &str) -> Result<Vec<String>, Error> {
+    let mut nodes = Vec::new();
+    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let bare = part.strip_prefix("http://").unwrap_or(part).trim_end_matches('/');
+        let is_address =
+            bare.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let is_url = Url::parse(&format!("http://{bare}")).is_ok_and(|url| url.has_host());
+        if !is_address || !is_url || bare.contains(['/', '?', '#', '@', ' ']) {
+            return Err(Error::Usage(format!(
+                "--nodes takes host:port, separated by commas, not \"{part}\""
+            )));
+        }
+        nodes.push(bare.to_owned());
+    }
+    if nodes.is_empty() { Err(Error::Usage("--nodes names no node".into())) } else { Ok(nodes) }
 }
 
 /// A time such as `500ms`, `10s` or `2m`; seconds where no unit is said.
@@ -32,6 +55,15 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Nodes are given as addresses or plain URLs, and keep their order; anything else is refused by name.
+    #[test]
+    fn node_lists() {
+        assert_eq!(parse_nodes("http://b:1/, a:2,").unwrap(), ["b:1", "a:2"]);
+        for bad in ["", ",", "a", "a:b", ":1", "https://a:1", "a:1/path", "u@a:1"] {
+            parse_nodes(bad).expect_err(bad);
+        }
+    }
 
     /// Every unit means what it says, and what is no time is refused.
     #[test]

@@ -3,7 +3,7 @@
 
 mod summary;
 
-use crate::arguments::{NOBODY_ADVICE, NODES_DEFAULT, nodes_help, parse_time};
+use crate::arguments::{NOBODY_ADVICE, NODES_DEFAULT, nodes_help, parse_nodes, parse_time};
 use crate::error::Error;
 use crate::output::OutputFormat;
 use crate::terminal::say;
@@ -95,21 +95,9 @@ pub(crate) async fn run(args: StatusArgs) -> Result<ExitCode, Error> {
 
 /// The nodes in `list`, each as `host:port`.
 fn addresses(list: &str) -> Result<BTreeSet<String>, Error> {
-    let mut addresses = BTreeSet::new();
-    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let bare = part.strip_prefix("http://").unwrap_or(part).trim_end_matches('/');
-        let is_address =
-            bare.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-        if !is_address || bare.contains(['/', '?', '#', '@', ' ']) {
-            return Err(Error::Usage(format!(
-                "--nodes takes host:port, separated by commas, not \"{part}\""
-            )));
-        }
-        addresses.insert(bare.to_owned());
-    }
+    let addresses: BTreeSet<String> = parse_nodes(list)?.into_iter().collect();
     match addresses.len() {
-        0 => Err(Error::Usage("--nodes names no node".into())),
-        1..=NODES_MAX => Ok(addresses),
+        ..=NODES_MAX => Ok(addresses),
         more => Err(Error::Usage(format!("--nodes names more than {NODES_MAX} nodes: {more}"))),
     }
 }
