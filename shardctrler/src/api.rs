@@ -6,7 +6,7 @@
 //!   Alive{node, …}   ─▶ whoever leads group 0 ─▶ Heard, or NotLeader{leader}
 //!   Member{group, n} ─▶ whoever leads group   ─▶ Member{yes or no}, or NotLeader{leader}
 //!   Plan{command}    ─▶ whoever leads group 0 ─▶ Planned{epoch, moves}, or NotLeader{leader}
-//!   Silence{n, disk} ─▶ whoever leads group 0 ─▶ Silent{since}, or NotLeader{leader}
+//!   Silence{n, disk} ─▶ whoever leads group 0 ─▶ Silent{since}, or NotLeader{leader}; any node with `relay`
 //! ```
 
 use bincode::{Decode, Encode};
@@ -50,6 +50,9 @@ pub(crate) enum Question {
         node: NodeId,
         /// On which disk.
         incarnation: Incarnation,
+        /// Whether a node that does not lead asks whoever does: the asker may go by the leader's own number,
+        /// and would reach nobody there.
+        relay: bool,
     },
 }
 
@@ -125,7 +128,10 @@ mod tests {
             (Question::History(None), vec![1, 2, 0]),
             (Question::Alive(sign), vec![1, 3, 2, 3, 2, 1, 4]),
             (Question::Plan(rebalance), vec![1, 5, 0, 12]),
-            (Question::Silence { node: NodeId(4), incarnation: Incarnation(9) }, vec![1, 6, 4, 9]),
+            (
+                Question::Silence { node: NodeId(4), incarnation: Incarnation(9), relay: true },
+                vec![1, 6, 4, 9, 1],
+            ),
         ];
         for (question, bytes) in questions {
             assert_eq!(proto::encode(&question), bytes, "{question:?}");

@@ -258,6 +258,13 @@ impl ControllerHandle {
                 Some(members) => Word::Member(members.contains(&node)),
                 None => Word::NotLeader(None),
             },
+            Question::Silence { node, incarnation, relay: true } => {
+                let question = Question::Silence { node, incarnation, relay: false };
+                match self.ask_leader(&question, deadline).await {
+                    Ok(word) => word,
+                    Err(error) => Word::Busy(error.to_string()),
+                }
+            }
             question => self.answer(&question).await,
         };
         Ok(Bytes::from(proto::encode(&word)))
@@ -302,7 +309,7 @@ impl ControllerHandle {
                 }
                 None => leader(),
             },
-            Question::Silence { node, incarnation } => match self.lock_liveness().as_ref() {
+            Question::Silence { node, incarnation, .. } => match self.lock_liveness().as_ref() {
                 Some(liveness) => {
                     let silence = liveness.silence(Instant::now(), *node, *incarnation);
                     Word::Silent(

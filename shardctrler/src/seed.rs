@@ -47,7 +47,7 @@ pub async fn map_of(host: &Host, address: &str) -> Result<ClusterMap, SeedError>
 /// For how long the controller has not heard of `node` on `disk`; `None` where it never did since its leader
 /// leads, or where none of the map's nodes could be asked.
 pub async fn silence_of(host: &Host, map: &ClusterMap, node: NodeId, disk: Incarnation) -> Option<Duration> {
-    let question = Question::Silence { node, incarnation: disk };
+    let question = Question::Silence { node, incarnation: disk, relay: true };
     for view in map.nodes.iter().filter(|view| view.node != host.node()) {
         if let Ok(Word::Silent(ms)) = ask(host, view.node, &view.spec.peer, &question).await {
             return ms.map(Duration::from_millis);

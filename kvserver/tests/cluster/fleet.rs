@@ -134,7 +134,8 @@ impl Fleet {
     pub(crate) async fn try_start(&mut self, node: u64, config: NodeConfig) -> Result<(), StartError> {
         let disk: Arc<dyn Disk> = Arc::new(self.disks[&node].clone());
         let network = self.network.host(&host(node));
-        let started = Node::start_on(config, disk, network, Arc::new(SystemClock)).await?;
+        let started = Node::start_on(config, disk, network, Arc::new(SystemClock));
+        let started = tokio::time::timeout(2 * PATIENCE, started).await.expect("a start comes to an end")?;
         self.doors.insert(node, Door::new(started.http_address()));
         self.nodes.insert(node, started);
         Ok(())

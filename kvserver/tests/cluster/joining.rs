@@ -188,18 +188,21 @@ async fn bad_joins_are_refused() {
         let why = refused(&mut fleet, 4, config).await;
         assert!(why.contains(reason), "{why}");
     }
-    // A second process under n3's id, elsewhere on the network.
-    let mut taken_id = joiner(&fleet, 3, &[1]);
-    taken_id.peer_listen = "n4:1".into();
-    taken_id.join.as_mut().unwrap().address.peer = "n4:1".into();
-    let disk: Arc<dyn raftstore::Disk> = Arc::new(SimulatedDisk::new());
-    let clock = Arc::new(raftstore::SystemClock);
-    let second = kvserver::Node::start_on(taken_id, disk, fleet.network.host("n4"), clock).await;
-    match second {
-        Err(StartError::Join(why)) => {
-            assert!(why.contains("n3 is in use: the cluster hears of it at n3:1"), "{why}")
+    // A second process under the id of each node, elsewhere on the network: one of them leads the controller.
+    for taken in NODES {
+        let mut taken_id = joiner(&fleet, taken, &[taken % 3 + 1]);
+        taken_id.peer_listen = "n4:1".into();
+        taken_id.join.as_mut().unwrap().address.peer = "n4:1".into();
+        let disk: Arc<dyn raftstore::Disk> = Arc::new(SimulatedDisk::new());
+        let clock = Arc::new(raftstore::SystemClock);
+        let second = kvserver::Node::start_on(taken_id, disk, fleet.network.host("n4"), clock);
+        match timeout(Duration::from_secs(60), second).await.unwrap() {
+            Err(StartError::Join(why)) => {
+                let reason = format!("n{taken} is in use: the cluster hears of it at n{taken}:1");
+                assert!(why.contains(&reason), "{why}")
+            }
+            other => panic!("n{taken} lives: {:?}", other.map(|node| node.node())),
         }
-        other => panic!("n3 lives: {:?}", other.map(|node| node.node())),
     }
     assert_eq!(map(fleet.door(1)).await["nodes"], before);
     fleet.node(3).ready(Duration::from_secs(30)).await.unwrap();
