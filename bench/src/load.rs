@@ -34,7 +34,7 @@ pub struct LoadArgs {
     /// How many keys there are; operations pick among them uniformly.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     keys: u64,
-    /// Writes every key once, in order, and measures nothing.
+    /// Writes every key once, and measures nothing.
     #[arg(long)]
     fill: bool,
 }
@@ -176,11 +176,16 @@ async fn measure(
         write!(row, "  {:>7.2}", millis(all.value_at_quantile(quantile)))?;
     }
     let spent = after.since(before)?;
-    let cpu = spent.cpu.as_micros() as f64 / operations;
+    let cpu = per_operation(spent.cpu, operations, &args.pids);
     let syncs = spent.syncs as f64 / operations;
     let bytes = spent.log_bytes as f64 / operations;
-    write!(row, "  {cpu:>12.1}  {syncs:>8.3}  {bytes:>12.0}")?;
+    write!(row, "  {cpu:>12}  {syncs:>8.3}  {bytes:>12.0}")?;
     crate::say(&row)
+}
+
+/// Microseconds for each operation, where the processes are known that spent them.
+fn per_operation(cpu: Duration, operations: f64, pids: &[u32]) -> String {
+    if pids.is_empty() { "-".into() } else { format!("{:.1}", cpu.as_micros() as f64 / operations) }
 }
 
 async fn spent(http: &reqwest::Client, nodes: &[String], args: &LoadArgs) -> Result<Spent> {
@@ -234,6 +239,14 @@ mod tests {
         for bad in ["--keys=0", "--seconds=0", "--in-flight=0"] {
             assert!(Command::try_parse_from(["bench", bad]).is_err(), "{bad}");
         }
+    }
+
+    /// Where no process was named, nothing is said of what they spent, not that it was nothing.
+    #[test]
+    fn unknown_costs_are_not_zero() {
+        let spent = Duration::from_micros(250);
+        assert_eq!(per_operation(spent, 100.0, &[7]), "2.5");
+        assert_eq!(per_operation(Duration::ZERO, 100.0, &[]), "-");
     }
 
     /// Counters that went back are an error that says why, no panic.

@@ -127,7 +127,11 @@ fn lock(stretch: &Stretch) -> MutexGuard<'_, Seen> {
 
 /// Where a shard is, as the controller's map says.
 struct Place {
+    /// The version of the map.
+    epoch: u64,
     owner: u64,
+    /// Where it is to be.
+    target: u64,
     /// A group that serves and is not the owner.
     other: Option<u64>,
     moving: bool,
@@ -210,8 +214,9 @@ async fn measure(
         let to = at.other.context("the second group is gone")?;
         let moving = begin()?;
         let began = Instant::now();
-        start_move(http, node, shard, to).await?;
-        let ended = timeout(Duration::from_secs(args.move_seconds_max), arrival(http, node, shard, to)).await;
+        let epoch = start_move(http, node, shard, to).await?;
+        let ended =
+            timeout(Duration::from_secs(args.move_seconds_max), arrival(http, node, shard, to, epoch)).await;
         ended.with_context(|| format!("move {number} has not ended in {} s", args.move_seconds_max))??;
         let took = began.elapsed();
         begin()?;
@@ -395,28 +400,43 @@ fn place_on(map: &Value, shard: u32) -> Option<Place> {
     let mut serving =
         groups.iter().filter(|group| group["state"] == "serving").filter_map(|group| group["id"].as_u64());
     let moving = map["moves"].as_array()?.iter().any(|of| of["shard"].as_u64() == Some(shard.into()));
-    Some(Place { owner, other: serving.find(|group| *group != owner), moving })
+    let (epoch, target) = (map["epoch"].as_u64()?, run[3].as_u64()?);
+    Some(Place { epoch, owner, target, other: serving.find(|group| *group != owner), moving })
 }
 
-async fn start_move(http: &reqwest::Client, node: &str, shard: u32, to: u64) -> Result<()> {
+/// Has a shard moved, and returns the epoch of the map that says so.
+async fn start_move(http: &reqwest::Client, node: &str, shard: u32, to: u64) -> Result<u64> {
     let asking = http.post(format!("{node}/v1/cluster/shards/{shard}/move"));
     let body = json!({ "to": to }).to_string();
     let answer = asking.header("content-type", "application/json").body(body).send().await?;
     let status = answer.status();
+    let text = answer.text().await?;
     if !status.is_success() {
-        bail!("the move was refused: {status}: {}", answer.text().await?);
+        bail!("the move was refused: {status}: {text}");
+    }
+    let changed: Value = serde_json::from_str(&text)?;
+    changed["epoch"].as_u64().context("the answer to the move has no epoch")
+}
+
+/// Waits until the map says that the move that was asked for at `epoch` has ended; an error where somebody else has
+/// sent the shard elsewhere.
+async fn arrival(http: &reqwest::Client, node: &str, shard: u32, to: u64, epoch: u64) -> Result<()> {
+    while !place(http, node, shard).await?.has_arrived(to, epoch)? {
+        sleep(LOOK).await;
     }
     Ok(())
 }
 
-/// Waits until the map says that a move has ended; an error where it ended elsewhere.
-async fn arrival(http: &reqwest::Client, node: &str, shard: u32, to: u64) -> Result<()> {
-    loop {
-        let at = place(http, node, shard).await?;
-        if at.owner == to && !at.moving {
-            return Ok(());
+impl Place {
+    /// Whether what was asked for at `epoch` has come about; a node may know older maps for a while.
+    fn has_arrived(&self, to: u64, epoch: u64) -> Result<bool> {
+        if self.epoch < epoch {
+            return Ok(false);
         }
-        sleep(LOOK).await;
+        if self.target != to {
+            bail!("the shard was sent to g{} meanwhile", self.target);
+        }
+        Ok(self.owner == to && !self.moving)
     }
 }
 
@@ -428,6 +448,7 @@ mod tests {
     #[test]
     fn places() {
         let map = json!({
+            "epoch": 7,
             "shard_runs": [[0, 3, 1, 1], [4, 4, 2, 1], [5, 7, 2, 2]],
             "groups": [{"id": 1, "state": "leaving"}, {"id": 2, "state": "serving"}, {"id": 3, "state": "serving"}],
             "moves": [{"shard": 4}],
@@ -436,6 +457,18 @@ mod tests {
         assert_eq!(at(3), Some((1, Some(2), false)));
         assert_eq!(at(4), Some((2, Some(3), true)));
         assert_eq!(at(8), None);
+    }
+
+    /// A move has ended where the shard is where it was sent and nothing moves, by a map that knows of it; a shard that
+    /// somebody sent elsewhere is not waited for.
+    #[test]
+    fn arrivals() {
+        let at = |epoch, owner, target, moving| Place { epoch, owner, target, other: None, moving };
+        let ended = |place: Place| place.has_arrived(2, 7).ok();
+        assert_eq!(ended(at(6, 1, 1, false)), Some(false), "the map is older");
+        assert_eq!(ended(at(7, 1, 2, true)), Some(false));
+        assert_eq!(ended(at(8, 2, 2, false)), Some(true));
+        assert_eq!(ended(at(8, 1, 1, true)), None);
     }
 
     /// As many keys as the shard is to hold, and one at least.

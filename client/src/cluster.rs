@@ -1,10 +1,7 @@
 //! The cluster as a node describes it (`GET /v1/cluster`): pure data, checked once on arrival.
 
-use proto::{GroupId, Limits, NodeId, ShardId, shard_of};
+use proto::{GroupId, Limits, NodeId, SHARDS_MAX, ShardId, shard_of, split_address};
 use serde::Deserialize;
-
-/// More shards than this are refused: the client keeps a little for each.
-const SHARDS_MAX: u32 = 1 << 16;
 
 /// More nodes or groups than this are refused.
 const MEMBERS_MAX: usize = 1 << 14;
@@ -172,11 +169,7 @@ pub(crate) fn address(text: &str) -> Result<String, String> {
     }
     let bare = text.strip_prefix("http://").unwrap_or(text);
     let bare = bare.strip_suffix('/').unwrap_or(bare);
-    let port = bare.rsplit_once(':').map(|(host, port)| (host.is_empty(), port.parse::<u16>()));
-    match port {
-        Some((false, Ok(_))) if !bare.contains(['/', '?', '#', '@', ' ']) => Ok(bare.to_owned()),
-        _ => Err(format!("expected host:port: {text}")),
-    }
+    split_address(bare).map(|_| bare.to_owned()).ok_or_else(|| format!("expected host:port: {text}"))
 }
 
 #[cfg(test)]

@@ -19,8 +19,9 @@ pub struct Config {
     /// The time that a call may take in all, retries included. Default 10 s, at most [`DEADLINE_MAX`]. Shorten
     /// it where a late answer is worthless, lengthen it to sit out longer faults.
     pub deadline: Duration,
-    /// The time for one batch to be answered by one node before another node is tried. Default 2 s. Lengthen it
-    /// over slow links, shorten it to leave hanging nodes sooner.
+    /// The time for one batch to be answered by one node before another node is tried, and a second more for each
+    /// 256 KiB of keys and values in it. Default 2 s. Lengthen it over slow links, shorten it to leave hanging nodes
+    /// sooner.
     pub attempt_timeout: Duration,
     /// The time to open a connection. Default 1 s, at most `attempt_timeout`.
     pub connect_timeout: Duration,

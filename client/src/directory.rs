@@ -10,6 +10,8 @@ use crate::cluster::{Cluster, Group, address};
 use crate::fault::Fault;
 use crate::lane::{Lane, Shared};
 use crate::sync::lock;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use proto::{Code, GroupId, NodeId};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -19,6 +21,10 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+/// How long one seed is asked alone before the next is asked beside it: a seed that swallows everything costs no more
+/// than this, and one that is merely far away is not passed over.
+const SEED_PACE: Duration = Duration::from_millis(100);
 
 const CLUSTER_PATH: &str = "/v1/cluster";
 
@@ -116,7 +122,7 @@ struct Leader {
 }
 
 impl Directory {
-    /// Asks the seeds in turn until one describes the cluster. Where none does, the error has each one's last word.
+    /// Asks the seeds until one describes the cluster. Where none does, the error has each one's last word.
     pub(crate) async fn connect(shared: Arc<Shared>) -> Result<Self, Error> {
         let wrong = |reason| Error::Config { field: "seeds", reason };
         let mut seeds: Vec<Arc<Lane>> = Vec::new();
@@ -130,12 +136,8 @@ impl Directory {
         let (mut attempts, mut last) = (0, vec!["deadline passed".to_owned(); seeds.len()]);
         let search = async {
             loop {
-                for (lane, last) in seeds.iter().zip(&mut last) {
-                    attempts += 1;
-                    match fetch(lane, &shared).await {
-                        Ok(cluster) => return cluster,
-                        Err(error) => *last = error,
-                    }
+                if let Some(cluster) = ask_all(&seeds, &shared, &mut attempts, &mut last).await {
+                    return cluster;
                 }
                 let Shared { config, random, .. } = &*shared;
                 tokio::time::sleep(random.backoff(attempts, config.backoff_min, config.backoff_max)).await;
@@ -442,6 +444,34 @@ fn by_reason(lanes: &[Arc<Lane>], reasons: &[String]) -> String {
     }
     let parts = addresses.iter().map(|(reason, addresses)| format!("{}: {reason}", addresses.join(", ")));
     parts.collect::<Vec<_>>().join("; ")
+}
+
+/// Asks one of `lanes` after the other, the next as soon as one has failed or has taken [`SEED_PACE`], and takes the
+/// first view that comes. Where none does, each has left its reason in `last`.
+async fn ask_all(
+    lanes: &[Arc<Lane>],
+    shared: &Shared,
+    attempts: &mut u32,
+    last: &mut [String],
+) -> Option<Cluster> {
+    let mut asking = FuturesUnordered::new();
+    let mut unasked = lanes.iter().enumerate();
+    loop {
+        if let Some((index, lane)) = unasked.next() {
+            *attempts += 1;
+            asking.push(async move { (index, fetch(lane, shared).await) });
+        }
+        let answered = match unasked.len() {
+            0 => Ok(asking.next().await),
+            _ => tokio::time::timeout(SEED_PACE, asking.next()).await,
+        };
+        match answered {
+            Ok(Some((_, Ok(cluster)))) => return Some(cluster),
+            Ok(Some((index, Err(error)))) => last[index] = error,
+            Ok(None) => return None,
+            Err(_) => {}
+        }
+    }
 }
 
 async fn fetch(lane: &Lane, shared: &Shared) -> Result<Cluster, String> {

@@ -29,6 +29,10 @@ const BATCH_PATH: &str = "/v1/batch";
 /// silence.
 const ANSWER_GRACE: Duration = Duration::from_millis(250);
 
+/// No link that a client is used over is slower for long, in bytes a second: what a batch carries has as much more time
+/// to arrive. Cut short and sent again, a large value would never get there.
+const LINK_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
+
 /// A node that failed once is asked last for this long; twice as long for each failure in a row.
 const SUSPECT_MIN: Duration = Duration::from_millis(250);
 const SUSPECT_MAX: Duration = Duration::from_secs(5);
@@ -249,11 +253,14 @@ impl Lane {
         }
     }
 
-    /// As long as any of the batch has time left, but no longer than an attempt may take.
+    /// As long as any of the batch has time left, but no longer than an attempt may take with so much to carry.
     fn time_for(&self, batch: &[Waiting]) -> Duration {
         let now = Instant::now();
         let left = batch.iter().map(|waiting| waiting.attempt.deadline.saturating_duration_since(now)).max();
-        left.unwrap_or_default().clamp(Duration::from_millis(1), self.shared.config.attempt_timeout)
+        let bytes: usize = batch.iter().map(|waiting| waiting.attempt.operation.weight()).sum();
+        let on_the_way = Duration::from_millis(bytes as u64 * 1_000 / LINK_BYTES_PER_SECOND_MIN);
+        let max = self.shared.config.attempt_timeout.saturating_add(on_the_way);
+        left.unwrap_or_default().clamp(Duration::from_millis(1), max)
     }
 
     fn answer(&self, batch: Vec<Waiting>, response: &Response, request_id: u128) {

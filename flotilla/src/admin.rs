@@ -3,11 +3,12 @@
 //! A change is sent to one node and never said again: only a node that could not be connected to is passed over for
 //! the next, because nothing can have reached it.
 
-use crate::arguments::{NOBODY_ADVICE, NODES_DEFAULT, nodes_help, parse_nodes, parse_time};
+use crate::arguments::{NOBODY_ADVICE, NODES_DEFAULT, nodes_help, parse_nodes, parse_timeout};
 use crate::error::Error;
 use crate::kv::Failure;
 use crate::output::OutputFormat;
 use crate::terminal::say;
+use kvserver::service::MapJson;
 use reqwest::Method;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -26,6 +27,9 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// How often is looked while something is waited for.
 const WAIT_PACE: Duration = Duration::from_millis(100);
+
+/// The code of a question about an epoch that the map has not come to.
+const EPOCH_AHEAD: &str = "epoch_ahead";
 
 /// No answer is longer.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
@@ -46,10 +50,22 @@ pub(crate) struct AdminArgs {
     expect: Option<u64>,
 }
 
-fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = parse_time(text)?;
-    let fits = !timeout.is_zero() && timeout <= Duration::from_secs(60);
-    if fits { Ok(timeout) } else { Err(format!("must be above 0 and at most 1m: {text}")) }
+/// What the commands for operators are given: whom to ask, and what.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct AdminCommand<C: clap::Subcommand> {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    #[command(subcommand)]
+    pub(crate) command: C,
+}
+
+impl<C: clap::Subcommand> AdminCommand<C> {
+    /// Asks `nodes` where the command line names none.
+    pub(crate) fn or_nodes(mut self, nodes: Option<String>) -> Self {
+        self.admin.nodes = self.admin.nodes.or(nodes);
+        self
+    }
 }
 
 /// What is asked for.
@@ -90,31 +106,73 @@ pub(crate) async fn ask<T: DeserializeOwned>(
     text: impl FnOnce(&T) -> String,
 ) -> Result<(), Failure> {
     let answer = send(args, &asking).await?;
+    show(args, &answer, || Ok(text(&told(&asking, &answer)?)))
+}
+
+/// Says `json`, or what stands for it in words.
+pub(crate) fn show(
+    args: &AdminArgs,
+    json: &str,
+    text: impl FnOnce() -> Result<String, Failure>,
+) -> Result<(), Failure> {
     let text = match args.output {
-        OutputFormat::Json => answer + "\n",
-        OutputFormat::Text => text(&told(&asking, &answer)?),
+        OutputFormat::Json => format!("{json}\n"),
+        OutputFormat::Text => text()?,
     };
     Ok(say(&text)?)
 }
 
-/// Asks the first node that can be reached until `enough` of its answer holds, and says nothing.
-pub(crate) async fn wait<T: DeserializeOwned>(
+/// Asks the nodes until the map is as `missing` wants it, which says what is lacking while it is not, and until no later
+/// map is known to the controller than to the node that told this one: a node may be behind the change that is waited
+/// for. What is only asked is asked again after any failure, as long as there is time.
+pub(crate) async fn wait(
     args: &AdminArgs,
-    path: &str,
     time_max: Duration,
-    enough: impl Fn(&T) -> bool,
-) -> Result<T, Failure> {
+    missing: impl Fn(&MapJson) -> Option<String>,
+) -> Result<MapJson, Failure> {
     let until = Instant::now() + time_max;
     loop {
-        let asking = Asking::get(path);
-        let told = told(&asking, &send(args, &asking).await?)?;
-        if enough(&told) {
-            return Ok(told);
-        }
+        let why = match map(args).await {
+            Ok(map) => match missing(&map) {
+                Some(why) => why,
+                None => match later_map(args, map.shard_map.epoch).await {
+                    Ok(false) => return Ok(map),
+                    Ok(true) => "the node is behind the controller's map".to_owned(),
+                    Err(failure) => again(failure)?,
+                },
+            },
+            Err(failure) => again(failure)?,
+        };
         if Instant::now() >= until {
-            return Err(Failure::Failed(format!("it has not come to that in {} s", time_max.as_secs())));
+            return Err(Failure::Failed(format!(
+                "it has not come to that in {} s: {why}",
+                time_max.as_secs()
+            )));
         }
         sleep(WAIT_PACE).await;
+    }
+}
+
+/// What a failure says, where asking again may help.
+fn again(failure: Failure) -> Result<String, Failure> {
+    match failure {
+        Failure::Failed(why) => Ok(why),
+        other => Err(other),
+    }
+}
+
+async fn map(args: &AdminArgs) -> Result<MapJson, Failure> {
+    let asking = Asking::get("/v1/cluster/map");
+    told(&asking, &send(args, &asking).await?)
+}
+
+/// Whether the controller's map has come beyond `epoch`: it refuses to tell of epochs to come.
+async fn later_map(args: &AdminArgs, epoch: u64) -> Result<bool, Failure> {
+    let asking = Asking::get("/v1/cluster/map").with("epoch", epoch.saturating_add(1));
+    match exchange(args, &asking).await? {
+        Told::Answer(_) => Ok(true),
+        Told::Refusal { code, .. } if code == EPOCH_AHEAD => Ok(false),
+        Told::Refusal { failure, .. } => Err(failure),
     }
 }
 
@@ -123,6 +181,19 @@ fn told<T: DeserializeOwned>(asking: &Asking, answer: &str) -> Result<T, Failure
 }
 
 async fn send(args: &AdminArgs, asking: &Asking) -> Result<String, Failure> {
+    match exchange(args, asking).await? {
+        Told::Answer(body) => Ok(body),
+        Told::Refusal { failure, .. } => Err(failure),
+    }
+}
+
+/// What a node said.
+enum Told {
+    Answer(String),
+    Refusal { code: String, failure: Failure },
+}
+
+async fn exchange(args: &AdminArgs, asking: &Asking) -> Result<Told, Failure> {
     if args.expect.is_some() && asking.method == Method::GET {
         return Err(Error::Usage("--expect is for what would change the map".into()).into());
     }
@@ -152,21 +223,23 @@ async fn send(args: &AdminArgs, asking: &Asking) -> Result<String, Failure> {
     Err(Failure::Failed(format!("no node answered: {}; {NOBODY_ADVICE}", unreached.join("; "))))
 }
 
-async fn answer(asking: &Asking, response: reqwest::Response) -> Result<String, Failure> {
+async fn answer(asking: &Asking, response: reqwest::Response) -> Result<Told, Failure> {
     let status = response.status();
     if response.content_length().is_none_or(|length| length > ANSWER_BYTES_MAX) {
         return Err(unknown(asking, format!("answered {status} with too long a body")));
     }
     let body = response.text().await.map_err(|error| unknown(asking, error.to_string()))?;
     if status.is_success() {
-        return Ok(body);
+        return Ok(Told::Answer(body));
     }
     let problem: Value = serde_json::from_str(&body).unwrap_or_default();
     let detail = problem["detail"].as_str().unwrap_or(&body);
-    match problem["outcome"].as_str() {
-        Some("none") => Err(Failure::Failed(detail.to_owned())),
-        _ => Err(unknown(asking, format!("answered {status}: {detail}"))),
-    }
+    let failure = match problem["outcome"].as_str() {
+        Some("none") => Failure::Failed(detail.to_owned()),
+        _ => unknown(asking, format!("answered {status}: {detail}")),
+    };
+    let code = problem["code"].as_str().unwrap_or_default().to_owned();
+    Ok(Told::Refusal { code, failure })
 }
 
 /// What was only asked has no outcome to be unknown.
@@ -186,15 +259,6 @@ pub(crate) fn nodes(list: &str) -> Result<Vec<String>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Nodes are given as addresses or plain URLs; anything else is refused.
-    #[test]
-    fn node_lists() {
-        assert_eq!(nodes("http://a:1/, b:2,").unwrap(), ["http://a:1", "http://b:2"]);
-        for bad in ["", ",", "a", "a:b", ":1", "https://a:1", "a:1/path", "u@a:1"] {
-            assert!(nodes(bad).is_err(), "{bad}");
-        }
-    }
 
     /// Only a change can be of unknown outcome.
     #[test]

@@ -1,8 +1,14 @@
 //! What several commands take on the command line: which nodes to ask, and times.
 
 use crate::error::Error;
-use reqwest::Url;
+use proto::split_address;
 use std::time::Duration;
+
+/// The longest time that one question may be given.
+pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// The longest time that something may be waited for.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// Where a cluster of `flotilla dev` listens.
 pub(crate) const NODES_DEFAULT: &str = "127.0.0.1:7101,127.0.0.1:7102,127.0.0.1:7103";
@@ -26,10 +32,7 @@ pub(crate) fn parse_nodes(list: &str) -> Result<Vec<String>, Error> {
     let mut nodes = Vec::new();
     for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let bare = part.strip_prefix("http://").unwrap_or(part).trim_end_matches('/');
-        let is_address =
-            bare.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-        let is_url = Url::parse(&format!("http://{bare}")).is_ok_and(|url| url.has_host());
-        if !is_address || !is_url || bare.contains(['/', '?', '#', '@', ' ']) {
+        if split_address(bare).is_none() {
             return Err(Error::Usage(format!(
                 "--nodes takes host:port, separated by commas, not \"{part}\""
             )));
@@ -52,6 +55,22 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A time that one question may take.
+pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
+    parse_within(text, TIMEOUT_MAX, "1m")
+}
+
+/// A time that something may be waited for.
+pub(crate) fn parse_wait(text: &str) -> Result<Duration, String> {
+    parse_within(text, WAIT_MAX, "1440m")
+}
+
+fn parse_within(text: &str, max: Duration, written: &str) -> Result<Duration, String> {
+    let time = parse_time(text)?;
+    let fits = !time.is_zero() && time <= max;
+    if fits { Ok(time) } else { Err(format!("must be above 0 and at most {written}: {text}")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,6 +81,22 @@ mod tests {
         assert_eq!(parse_nodes("http://b:1/, a:2,").unwrap(), ["b:1", "a:2"]);
         for bad in ["", ",", "a", "a:b", ":1", "https://a:1", "a:1/path", "u@a:1"] {
             parse_nodes(bad).expect_err(bad);
+        }
+    }
+
+    /// A time without a unit means seconds, so that milliseconds of old are refused rather than awaited; and no time is so
+    /// long that the clock could not tell its end.
+    #[test]
+    fn times_are_bounded() {
+        assert_eq!(parse_timeout("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_timeout("1m"), Ok(TIMEOUT_MAX));
+        for bad in ["0", "0ms", "61s", "2000"] {
+            parse_timeout(bad).expect_err(bad);
+        }
+        assert_eq!(parse_wait("1440m"), Ok(WAIT_MAX));
+        for bad in ["0", "1441m", "18446744073709551615m"] {
+            let why = parse_wait(bad).expect_err(bad);
+            assert!(why.contains("at most 1440m"), "{why}");
         }
     }
 

@@ -16,21 +16,16 @@ pub(crate) use seeds::Seeds;
 
 use crate::error::Error;
 use kvserver::{Join, NodeConfig};
-use proto::NodeId;
+use proto::{NodeId, SHARDS_MAX};
 use raftstore::Address;
 use serde::{Deserialize, Serialize};
+use shardctrler::bounds::GROUPS_MAX;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Every field documented, with its default: what `flotilla server --sample-config` prints.
 pub(crate) const SAMPLE: &str = include_str!("config/sample.toml");
-
-/// More groups than this on one node are a slip of the fingers.
-const GROUPS_MAX: u32 = 1 << 12;
-
-/// More shards than this are a slip of the fingers: every node and client keeps a little for each.
-const SHARDS_MAX: u32 = 1 << 16;
 
 /// All settings of a node. Each field's meaning, unit and reason to change it stand in [`SAMPLE`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,7 +111,7 @@ impl Config {
         })?;
         ensure(self.node > 0, "node", || "must be at least 1, not 0".into())?;
         ensure(!self.data.as_os_str().is_empty(), "data", || "must name a directory, not \"\"".into())?;
-        ensure((1..=GROUPS_MAX).contains(&self.groups), "groups", || {
+        ensure((1..=GROUPS_MAX).contains(&(self.groups as usize)), "groups", || {
             format!("must be 1 to {GROUPS_MAX}, not {}", self.groups)
         })?;
         ensure((1..=SHARDS_MAX).contains(&self.shards), "shards", || {
@@ -183,13 +178,39 @@ impl Config {
                 ensure(!is_first, field, || "must be left out where members say it".into())?;
                 let (_, port) = split(told).map_err(|why| format!("{field} {why}"))?;
                 ensure(port > 0, field, || "needs a port that others can connect to, not 0".into())?;
-            } else if joins {
+            } else if !is_first {
                 let (host, _) = split(listen)?;
-                let is_any = host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified());
-                ensure(!is_any, field, || {
+                ensure(!is_unspecified(host), field, || {
                     format!("must be said: nobody can reach this node at {listen}, where it listens")
                 })?;
             }
+        }
+        self.check_reach()
+    }
+
+    /// A node that others on the network would look for on their own machines never hears from them: it would join, be
+    /// given replicas, and be found dead.
+    fn check_reach(&self) -> Result<(), String> {
+        let own = match self.members.0.get(&NodeId(self.node)) {
+            Some(address) => address.clone(),
+            None => self.advertised(),
+        };
+        let others = self.members.0.iter().filter(|(id, _)| id.0 != self.node);
+        let others = others.map(|(_, address)| &address.peer).chain(&self.join.0);
+        let elsewhere = others.filter(|peer| split(peer).is_ok_and(|(host, _)| !is_loopback(host))).next();
+        let Some(other) = elsewhere else { return Ok(()) };
+        let (peer, http) = match self.members.0.is_empty() {
+            true => ("peer_advertise".to_owned(), "http_advertise".to_owned()),
+            false => (format!("members.{}.peer", self.node), format!("members.{}.http", self.node)),
+        };
+        for (field, address, listen) in [(peer, &own.peer, "peer_listen"), (http, &own.http, "http_listen")] {
+            let (host, _) = split(address)?;
+            ensure(!is_loopback(host) && !is_unspecified(host), &field, || {
+                format!(
+                    "must be an address of this node that others reach, not {address}: they are on other machines, \
+                     as {other} is. Listen where they can connect to ({listen}), and say here by what address"
+                )
+            })?;
         }
         Ok(())
     }
@@ -241,14 +262,12 @@ fn ensure(holds: bool, field: &str, what: impl FnOnce() -> String) -> Result<(),
 
 /// Host and port of `host:port`, an IPv6 host in brackets.
 fn split(address: &str) -> Result<(&str, u16), String> {
-    let wrong = || format!("must be host:port, not \"{address}\"");
-    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
-    let port = port.parse().map_err(|_| wrong())?;
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    if host.is_empty() || (bare.is_none() && host.contains(':')) || host.contains(['/', ' ', '@']) {
-        return Err(wrong());
-    }
-    Ok((bare.unwrap_or(host), port))
+    proto::split_address(address).ok_or_else(|| format!("must be host:port, not \"{address}\""))
+}
+
+/// Whether `host` is no address but stands for all of a machine's.
+fn is_unspecified(host: &str) -> bool {
+    host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
 }
 
 /// Whether nobody but this machine can connect to `host`. Names other than `localhost` count as reachable: what
@@ -334,6 +353,7 @@ mod tests {
             ("node ", refused(|c| c.node = 0)),
             ("data ", refused(|c| c.data = PathBuf::new())),
             ("groups ", refused(|c| c.groups = 0)),
+            ("groups must be 1 to 1024,", refused(|c| c.groups = 1_025)),
             ("shards ", refused(|c| c.shards = 1 << 20)),
             ("shards ", refused(|c| (c.groups, c.shards) = (8, 4))),
             ("peer_listen ", refused(|c| c.peer_listen = "7201".into())),
@@ -376,13 +396,55 @@ mod tests {
         }
     }
 
+    /// A node that would tell others an address that is nobody's, or that each takes for itself, is refused with what to
+    /// say instead, whether it is alone, among the first, or joins; on one machine loopback is as good as any.
+    #[test]
+    fn others_can_reach_a_node() {
+        let with = |change: &dyn Fn(&mut Config)| {
+            let mut config = Config { insecure: true, ..Config::default() };
+            change(&mut config);
+            config.validate().map_err(|error| error.to_string())
+        };
+        let far = |c: &mut Config| c.join = "10.0.0.1:7201".parse().expect("seeds");
+        let near = |c: &mut Config| c.join = "127.0.0.1:7209".parse().expect("seeds");
+        let advertise = |c: &mut Config, peer: &str, http: &str| {
+            (c.peer_advertise, c.http_advertise) = (peer.into(), http.into());
+        };
+        let members = |c: &mut Config, text: &str| c.members = text.parse().expect("members");
+        for (field, refused) in [
+            ("peer_advertise must be said", with(&|c| c.peer_listen = "0.0.0.0:7201".into())),
+            ("http_advertise must be said", with(&|c| c.http_listen = "[::]:7101".into())),
+            ("peer_advertise must be an address", with(&far)),
+            (
+                "http_advertise must be an address",
+                with(&|c| {
+                    far(c);
+                    advertise(c, "10.0.0.4:7201", "localhost:7101");
+                }),
+            ),
+            ("members.1.peer must be", with(&|c| members(c, "1=127.0.0.1:1/a:2,2=b:1/b:2"))),
+            ("members.1.http must be", with(&|c| members(c, "1=a:1/0.0.0.0:2,2=b:1/b:2"))),
+        ] {
+            let why = refused.expect_err(field);
+            assert!(why.starts_with(field), "{field}: {why}");
+        }
+        with(&near).expect("all on this machine");
+        with(&|c| members(c, "1=127.0.0.1:1/127.0.0.1:2,2=127.0.0.1:3/127.0.0.1:4")).expect("so are they");
+        with(&|c| {
+            far(c);
+            advertise(c, "10.0.0.4:7201", "10.0.0.4:7101");
+        })
+        .expect("others reach it");
+    }
+
     /// Beyond loopback a node listens only where it was told so in so many words.
     #[test]
     fn open_addresses_need_insecure() {
         for open in ["0.0.0.0:7101", "[::]:7101", "10.0.0.7:7101", "db.example:7101"] {
             let message = refused(|c| c.http_listen = open.into());
             assert!(message.contains("insecure = true"), "{message}");
-            let config = Config { http_listen: open.into(), insecure: true, ..Config::default() };
+            let (http_listen, http_advertise) = (open.into(), "db.example:7101".into());
+            let config = Config { http_listen, http_advertise, insecure: true, ..Config::default() };
             config.validate().expect("allowed in so many words");
         }
         for closed in ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "localhost:1"] {

@@ -1,29 +1,35 @@
 //! `flotilla group …`: groups that share the shards among them.
 
-use crate::admin::{self, AdminArgs, Asking, EXIT_CODES};
+use crate::admin::{self, AdminCommand, Asking, EXIT_CODES};
 use crate::kv::Failure;
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use kvserver::service::ChangedJson;
 use serde_json::json;
 
-/// Add groups and remove them.
-#[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
-pub(crate) struct GroupArgs {
-    #[command(flatten)]
-    pub(crate) admin: AdminArgs,
-    #[command(subcommand)]
-    command: Command,
-}
-
+/// What is to be done.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Add groups, which then take their share of shards over
     #[command(after_help = EXIT_CODES)]
     Add {
-        /// How many
+        /// How many [default: 1]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        count: Option<u32>,
+        /// These, in place of a number: groups that are leaving stay after all, others must be above all that were
+        #[arg(long, value_name = "GROUP,GROUP", value_delimiter = ',', conflicts_with = "count")]
+        ids: Option<Vec<u64>>,
+        /// Their share of shards, beside the others'
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-        count: u32,
+        weight: u32,
+    },
+    /// Give a group another share of shards, beside the others'
+    #[command(after_help = EXIT_CODES)]
+    Weight {
+        /// The group
+        group: u64,
+        /// The share: a group of 2 has twice the shards of a group of 1
+        #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+        weight: u32,
     },
     /// Move all shards off a group, then end it
     #[command(after_help = EXIT_CODES)]
@@ -34,12 +40,21 @@ enum Command {
 }
 
 /// Carries the command out.
-pub(crate) async fn run(args: GroupArgs) -> Result<(), Failure> {
-    let GroupArgs { admin, command } = args;
+pub(crate) async fn run(asked: AdminCommand<Command>) -> Result<(), Failure> {
+    let AdminCommand { admin, command } = asked;
     match command {
-        Command::Add { count } => {
-            let asking = Asking::post("/v1/cluster/groups", json!({ "count": count }));
-            admin::ask(&admin, asking, added).await
+        Command::Add { count, ids, weight } => {
+            let body = match ids {
+                Some(ids) => json!({ "ids": ids, "weight": weight }),
+                None => json!({ "count": count.unwrap_or(1), "weight": weight }),
+            };
+            admin::ask(&admin, Asking::post("/v1/cluster/groups", body), added).await
+        }
+        Command::Weight { group, weight } => {
+            let asking = Asking::put(format!("/v1/cluster/groups/{group}"), json!({ "weight": weight }));
+            let done =
+                |changed: &ChangedJson| format!("g{group} weighs {weight} (epoch {})\n", changed.epoch);
+            admin::ask(&admin, asking, done).await
         }
         Command::Remove { group } => {
             let asking = Asking::delete(format!("/v1/cluster/groups/{group}"));

@@ -38,7 +38,8 @@ pub(crate) struct KvArgs {
     /// What results look like
     #[arg(long, global = true, value_enum, default_value_t)]
     output: OutputFormat,
-    /// How long one call may take, retries included: 500ms, 10s, 2m; at most 5m
+    /// How long one call may take, retries included: 500ms, 10s, 2m; at most 5m. Longer over slow lines: a node is waited
+    /// for a fifth of it, two seconds at least, and a second for each 256 KiB that is sent
     #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     timeout: Duration,
     #[command(subcommand)]
@@ -131,6 +132,12 @@ enum Command {
     },
 }
 
+/// How long one node is waited for, of the time that a call has: several can be tried within it. A slow line needs a long
+/// `--timeout`.
+fn attempt_timeout(timeout: Duration) -> Duration {
+    client::Config::default().attempt_timeout.max(timeout / 5)
+}
+
 /// Carries the command out. Output that nobody reads any more is a quiet end.
 pub(crate) async fn run(args: KvArgs) -> Result<(), Failure> {
     match carry_out(args).await {
@@ -143,7 +150,9 @@ async fn carry_out(args: KvArgs) -> Result<(), Failure> {
     let KvArgs { nodes, output, timeout, command } = args;
     let nodes = nodes.unwrap_or_else(|| NODES_DEFAULT.to_owned());
     let seeds = nodes.split(',').map(str::trim).filter(|node| !node.is_empty());
-    let connected = Client::builder().seeds(seeds).deadline(timeout).connect().await;
+    let attempt_timeout = attempt_timeout(timeout).min(client::DEADLINE_MAX);
+    let config = client::Config { deadline: timeout, attempt_timeout, ..client::Config::default() };
+    let connected = Client::builder().config(config).seeds(seeds).connect().await;
     let client = connected.map_err(|error| match error {
         client::Error::Unavailable { last, .. } => {
             Failure::Failed(format!("no node answered: {last}; {NOBODY_ADVICE}"))
@@ -211,6 +220,16 @@ mod tests {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line));
         }
         assert_eq!(parse("kv get k --timeout 500ms").unwrap().timeout, Duration::from_millis(500));
+    }
+
+    /// Who allows a call more time waits longer for each node, so that what a slow line carries is not cut short and sent
+    /// again; who allows little is not left with less than an answer takes.
+    #[test]
+    fn attempts_follow_the_timeout() {
+        for (timeout, attempt) in [("500ms", 2_000), ("10s", 2_000), ("60s", 12_000), ("5m", 60_000)] {
+            let args = parse(&format!("kv get k --timeout {timeout}")).unwrap();
+            assert_eq!(attempt_timeout(args.timeout), Duration::from_millis(attempt));
+        }
     }
 
     /// What makes no sense is refused before any node is asked.

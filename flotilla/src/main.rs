@@ -20,6 +20,7 @@ mod signals;
 mod status;
 mod terminal;
 
+use crate::admin::AdminCommand;
 use crate::error::Error;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -28,6 +29,9 @@ use std::future::Future;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// A binary that people run keeps every guarantee: build it with `-p flotilla`, apart from the simulator.
+const _: () = assert!(!raftstore::mutation::COMPILED || cfg!(debug_assertions), "built with mutations");
 
 /// How long tasks that outlive their command may take to notice; data is safe on disk by then.
 const RUNTIME_STOP: Duration = Duration::from_secs(1);
@@ -64,9 +68,12 @@ enum Command {
     Server(server::ServerArgs),
     Status(status::StatusArgs),
     Kv(kv::KvArgs),
-    Shard(shard::ShardArgs),
-    Group(group::GroupArgs),
-    Node(node_command::NodeArgs),
+    /// Look at shards and move them.
+    Shard(AdminCommand<shard::Command>),
+    /// Add groups and remove them.
+    Group(AdminCommand<group::Command>),
+    /// Look at nodes, empty them and forget them.
+    Node(AdminCommand<node_command::Command>),
     Bench(bench::BenchArgs),
 }
 
@@ -123,17 +130,14 @@ fn dispatch(cli: Cli, environment: Vec<(String, String)>) -> Result<ExitCode, Er
             args.nodes = args.nodes.or_else(|| variable("FLOTILLA_NODES"));
             Ok(ended(on_runtime(kv::run(args))?))
         }
-        Command::Shard(mut args) => {
-            args.admin.nodes = args.admin.nodes.or_else(|| variable("FLOTILLA_NODES"));
-            Ok(ended(on_runtime(shard::run(args))?))
+        Command::Shard(asked) => {
+            Ok(ended(on_runtime(shard::run(asked.or_nodes(variable("FLOTILLA_NODES"))))?))
         }
-        Command::Group(mut args) => {
-            args.admin.nodes = args.admin.nodes.or_else(|| variable("FLOTILLA_NODES"));
-            Ok(ended(on_runtime(group::run(args))?))
+        Command::Group(asked) => {
+            Ok(ended(on_runtime(group::run(asked.or_nodes(variable("FLOTILLA_NODES"))))?))
         }
-        Command::Node(mut args) => {
-            args.admin.nodes = args.admin.nodes.or_else(|| variable("FLOTILLA_NODES"));
-            Ok(ended(on_runtime(node_command::run(args))?))
+        Command::Node(asked) => {
+            Ok(ended(on_runtime(node_command::run(asked.or_nodes(variable("FLOTILLA_NODES"))))?))
         }
         Command::Bench(mut args) => {
             args.nodes = args.nodes.or_else(|| variable("FLOTILLA_NODES"));

@@ -1,26 +1,17 @@
 //! `flotilla shard …`: which group serves which shard, and what would or shall move.
 
-use crate::admin::{self, AdminArgs, Asking, EXIT_CODES};
-use crate::arguments::parse_time;
+use crate::admin::{self, AdminArgs, AdminCommand, Asking, EXIT_CODES};
+use crate::arguments::parse_wait;
 use crate::kv::Failure;
-use crate::terminal::{columns, say};
+use crate::terminal::columns;
 use clap::{Args, Subcommand};
-use kvserver::service::{ChangedJson, MapJson, PlanJson, ShardMapJson};
+use kvserver::service::{ChangedJson, MapJson, PlanJson, SetbackJson, ShardMapJson};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Look at shards and move them.
-#[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
-pub(crate) struct ShardArgs {
-    #[command(flatten)]
-    pub(crate) admin: AdminArgs,
-    #[command(subcommand)]
-    command: Command,
-}
-
+/// What is to be done.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Show which group serves which shards, and what moves
     #[command(after_help = EXIT_CODES)]
     Map {
@@ -52,8 +43,8 @@ enum Command {
     /// Wait until every shard is where it is to be and no group is leaving
     #[command(after_help = EXIT_CODES)]
     Wait {
-        /// How long at most: 30s, 10m
-        #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = parse_time)]
+        /// How long: 30s, 10m; at most 1440m
+        #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = parse_wait)]
         time_max: Duration,
     },
     /// Bring the shards to where balance wants them, those that were moved by hand as well
@@ -80,7 +71,7 @@ enum Command {
 /// One of the two.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct PlanOf {
+pub(crate) struct PlanOf {
     /// So many groups more
     #[arg(long, value_name = "COUNT")]
     add_groups: Option<u32>,
@@ -90,8 +81,8 @@ struct PlanOf {
 }
 
 /// Carries the command out.
-pub(crate) async fn run(args: ShardArgs) -> Result<(), Failure> {
-    let ShardArgs { admin, command } = args;
+pub(crate) async fn run(asked: AdminCommand<Command>) -> Result<(), Failure> {
+    let AdminCommand { admin, command } = asked;
     match command {
         Command::Map { epoch: None } => admin::ask(&admin, Asking::get("/v1/cluster/map"), map).await,
         Command::Map { epoch: Some(epoch) } => {
@@ -119,8 +110,9 @@ pub(crate) async fn run(args: ShardArgs) -> Result<(), Failure> {
             admin::ask(&admin, asking, done).await
         }
         Command::Wait { time_max } => {
-            let map: MapJson = admin::wait(&admin, "/v1/cluster/map", time_max, is_settled).await?;
-            Ok(say(&format!("every shard is where it is to be (epoch {})\n", map.shard_map.epoch))?)
+            let epoch = admin::wait(&admin, time_max, unsettled).await?.shard_map.epoch;
+            let text = || Ok(format!("every shard is where it is to be (epoch {epoch})\n"));
+            admin::show(&admin, &json!({ "epoch": epoch }).to_string(), text)
         }
         Command::Rebalance => {
             let done = |changed: &ChangedJson| format!("shards are balanced (epoch {})\n", changed.epoch);
@@ -140,10 +132,23 @@ async fn set_moves(admin: &AdminArgs, body: Value, done: &str) -> Result<(), Fai
     admin::ask(admin, Asking::put("/v1/cluster/moves", body), text).await
 }
 
-/// Whether nothing moves, is to move, or is to end.
-fn is_settled(map: &MapJson) -> bool {
-    let rests = map.shard_map.shard_runs.iter().all(|(_, _, owner, target)| owner == target);
-    rests && map.moves.is_empty() && map.groups.iter().all(|group| group.state != "leaving")
+/// What moves yet, is to move, or is to end, and what hinders it; `None` where nothing does.
+fn unsettled(map: &MapJson) -> Option<String> {
+    let due = map.shard_map.shard_runs.iter().filter(|(_, _, owner, target)| owner != target);
+    let due: u32 = due.map(|(first, last, ..)| last - first + 1).sum();
+    let leaving = map.groups.iter().filter(|group| group.state == "leaving");
+    let leaving: Vec<String> = leaving.map(|group| format!("g{} is leaving", group.id)).collect();
+    if due == 0 && map.moves.is_empty() && leaving.is_empty() {
+        return None;
+    }
+    let paused = map.settings.moves_paused.then(|| "moves are paused".to_owned());
+    let count = format!("{due} shards are not where they are to be, {} are on their way", map.moves.len());
+    let parts = paused.into_iter().chain([count]).chain(leaving).chain(map.setbacks.iter().map(setback));
+    Some(parts.collect::<Vec<_>>().join("; "))
+}
+
+fn setback(of: &SetbackJson) -> String {
+    format!("shard {} failed to move {} times: {}", of.shard, of.count, of.why)
 }
 
 fn range(first: u32, last: u32) -> String {
@@ -170,9 +175,8 @@ fn map(map: &MapJson) -> String {
         }));
         text += &format!("\n{}", columns(&rows));
     }
-    for setback in &map.setbacks {
-        text +=
-            &format!("\nshard {} failed to move {} times: {}\n", setback.shard, setback.count, setback.why);
+    for of in &map.setbacks {
+        text += &format!("\n{}\n", setback(of));
     }
     text
 }
@@ -209,26 +213,33 @@ mod tests {
         assert_eq!(text, want);
     }
 
-    /// A map is settled once nothing moves, is to move, or is to end.
+    /// A map is settled once nothing moves, is to move, or is to end; until then is said what does, and what hinders it.
     #[test]
     fn settled_maps() {
-        let settled = |runs: &str, groups: &str, moves: &str| {
+        let lacks = |runs: &str, groups: &str, moves: &str, paused: bool, setbacks: &str| {
             let json = format!(
-                r#"{{"epoch":7,"shards":4,"shard_runs":{runs},"settings":{{"moves_paused":false,
+                r#"{{"epoch":7,"shards":4,"shard_runs":{runs},"settings":{{"moves_paused":{paused},
                 "copy_bytes_per_second":null,"moves_max":2,"replicas":3,"dead_after_ms":9}},"nodes":[],
-                "groups":{groups},"moves":{moves},"setbacks":[]}}"#
+                "groups":{groups},"moves":{moves},"setbacks":{setbacks}}}"#
             );
-            is_settled(&serde_json::from_str(&json).unwrap())
+            unsettled(&serde_json::from_str(&json).unwrap())
         };
         let group = |state| {
             format!(
                 r#"[{{"id":1,"state":"{state}","weight":1,"replicas":[],"voters":[],"learners":[],"leader":null,"preferred":null}}]"#
             )
         };
+        let (here, away, serving) = ("[[0,3,1,1]]", "[[0,1,1,1],[2,3,1,2]]", &group("serving"));
         let moving = r#"[{"shard":3,"from":1,"to":2,"id":6,"state":"running"}]"#;
-        assert!(settled("[[0,3,1,1]]", &group("serving"), "[]"));
-        assert!(!settled("[[0,3,1,2]]", &group("serving"), "[]"));
-        assert!(!settled("[[0,3,1,1]]", &group("leaving"), "[]"));
-        assert!(!settled("[[0,3,1,1]]", &group("serving"), moving));
+        let full = r#"[{"shard":3,"count":2,"why":"full"}]"#;
+        assert_eq!(lacks(here, serving, "[]", true, "[]"), None, "a pause hinders nothing then");
+        let due = "2 shards are not where they are to be, 0 are on their way";
+        assert_eq!(lacks(away, serving, "[]", false, "[]").as_deref(), Some(due));
+        let hindered = format!("moves are paused; {due}; shard 3 failed to move 2 times: full");
+        assert_eq!(lacks(away, serving, "[]", true, full), Some(hindered));
+        let late = "0 shards are not where they are to be, 1 are on their way";
+        assert_eq!(lacks(here, serving, moving, false, "[]").as_deref(), Some(late));
+        let leaving = lacks(here, &group("leaving"), "[]", false, "[]").expect("it is to end");
+        assert!(leaving.ends_with("; g1 is leaving"), "{leaving}");
     }
 }

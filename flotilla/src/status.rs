@@ -3,7 +3,7 @@
 
 mod summary;
 
-use crate::arguments::{NOBODY_ADVICE, NODES_DEFAULT, nodes_help, parse_nodes, parse_time};
+use crate::arguments::{NOBODY_ADVICE, NODES_DEFAULT, nodes_help, parse_nodes, parse_timeout};
 use crate::error::Error;
 use crate::output::OutputFormat;
 use crate::terminal::say;
@@ -16,12 +16,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 use summary::Summary;
 use tokio::task::JoinSet;
-
-/// The longest time that `--timeout` gives each node.
-const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+use tokio::time::{Instant, timeout_at};
 
 /// The most nodes that are asked.
 const NODES_MAX: usize = 1 << 10;
+
+/// How much longer than the first seed to answer the others are waited for: one may know a later map, and one that is
+/// dead is to cost no more.
+const OTHERS_TIME: Duration = Duration::from_millis(250);
 
 /// No node's answer is longer.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -47,12 +49,6 @@ pub(crate) struct StatusArgs {
     /// How long to wait for each node: 500ms, 2s; at most 1m
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_timeout)]
     timeout: Duration,
-}
-
-fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let timeout = parse_time(text)?;
-    let fits = !timeout.is_zero() && timeout <= TIMEOUT_MAX;
-    if fits { Ok(timeout) } else { Err(format!("must be above 0 and at most 1m: {text}")) }
 }
 
 /// One node's answer, or why there is none.
@@ -102,19 +98,31 @@ fn addresses(list: &str) -> Result<BTreeSet<String>, Error> {
     }
 }
 
-/// The cluster as the first seed to answer describes it; an empty one where nobody does.
+/// The cluster as the seed with the latest map describes it, of those that answer not long after the first; an empty one
+/// where nobody does. One that was cut off, or has not caught up, would name nodes that are gone and leave out those
+/// that came.
 async fn cluster(http: &reqwest::Client, seeds: &BTreeSet<String>) -> ClusterView {
     let mut asking = JoinSet::new();
     for seed in seeds {
         let (http, seed) = (http.clone(), seed.clone());
         asking.spawn(async move { get::<ClusterView>(&http, &seed, "/v1/cluster").await });
     }
-    while let Some(answer) = asking.join_next().await {
-        if let Ok(Ok(cluster)) = answer {
-            return cluster;
+    let mut latest: Option<ClusterView> = None;
+    let mut until = None;
+    loop {
+        let answer = match until {
+            None => asking.join_next().await,
+            Some(until) => timeout_at(until, asking.join_next()).await.unwrap_or(None),
+        };
+        match answer {
+            None => return latest.unwrap_or_default(),
+            Some(Ok(Ok(cluster))) => {
+                until = until.or_else(|| Some(Instant::now() + OTHERS_TIME));
+                latest = latest.into_iter().chain([cluster]).max_by_key(|cluster| cluster.epoch);
+            }
+            Some(Ok(Err(_)) | Err(_)) => {}
         }
     }
-    ClusterView::default()
 }
 
 /// The members of the cluster by address, with their ids; where none are known, the seeds. Those are only where to
@@ -188,24 +196,31 @@ fn all_unreachable(reports: &[Report]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
 
-    /// A time without a unit means seconds, so that milliseconds of old are refused rather than awaited.
-    #[test]
-    fn timeouts_are_bounded() {
-        assert_eq!(parse_timeout("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(parse_timeout("1m"), Ok(TIMEOUT_MAX));
-        for bad in ["0", "0ms", "61s", "2000"] {
-            parse_timeout(bad).expect_err(bad);
-        }
+    /// A node that answers once, however it is asked, that the map is at `epoch`; its address.
+    fn node_at(epoch: u64) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("a bound address").to_string();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("it is asked");
+            let mut head = [0; 1 << 12];
+            let read = stream.read(&mut head).expect("a request");
+            assert!(head[..read].starts_with(b"GET /v1/cluster "));
+            let view = ClusterView { epoch, ..ClusterView::default() };
+            let body = serde_json::to_string(&view).expect("plain data");
+            let length = body.len();
+            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
+                .expect("it listens");
+        });
+        address
     }
 
-    /// Nodes are given as addresses or plain URLs; anything else is refused by name.
-    #[test]
-    fn node_lists() {
-        let good = addresses("http://a:1/, b:2,,a:1").expect("good addresses");
-        assert_eq!(good.into_iter().collect::<Vec<_>>(), ["a:1", "b:2"]);
-        for bad in ["", ",", "a", "a:b", ":1", "https://a:1", "a:1/path"] {
-            addresses(bad).expect_err(bad);
-        }
+    /// Of several descriptions of the cluster the one by the latest map counts, whoever answers first.
+    #[tokio::test]
+    async fn the_latest_map_counts() {
+        let seeds: BTreeSet<String> = [3, 9, 7].map(node_at).into();
+        assert_eq!(cluster(&reqwest::Client::new(), &seeds).await.epoch, 9);
     }
 }

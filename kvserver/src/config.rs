@@ -71,11 +71,19 @@ pub struct NodeConfig {
 /// How a cluster that runs is joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Join {
-    /// The addresses by which any of its nodes are reached by other nodes, `host:port`. They are asked until the first
-    /// one answers; a node that has joined before knows the others by itself.
+    /// The addresses by which any of its nodes are reached by other nodes, `host:port`; this node's own may be among
+    /// them. They are asked until the first one answers. A node that has joined before knows the others by itself, and
+    /// asks the seeds only where it does not find them.
     pub seeds: Vec<String>,
     /// Where others reach this node.
     pub address: Address,
+}
+
+impl Join {
+    /// The seeds but for this node itself: the same list may be given to all nodes.
+    pub(crate) fn others(&self) -> impl Iterator<Item = &str> {
+        self.seeds.iter().map(String::as_str).filter(|seed| *seed != self.address.peer)
+    }
 }
 
 impl NodeConfig {
@@ -104,13 +112,15 @@ impl NodeConfig {
             return Err(format!("cluster must be a name of 1 to 64 bytes, not {:?}", self.cluster));
         }
         if self.node.0 == 0 {
-            return Err("node must be at least 1".into());
+            return Err("node must be at least 1, not 0".into());
         }
         match &self.join {
             Some(_) if !self.members.is_empty() => {
                 return Err("join must be left out where members are given, and the other way round".into());
             }
-            Some(join) if join.seeds.is_empty() => return Err("join must name a node to ask".into()),
+            Some(join) if join.others().next().is_none() => {
+                return Err("join must name another node to ask".into());
+            }
             None if !self.members.contains_key(&self.node) => {
                 return Err(format!("members must name this node: {} is missing", self.node));
             }
@@ -121,7 +131,7 @@ impl NodeConfig {
             return Err(format!("zone must have at most {most} bytes, not {}", self.zone.len()));
         }
         if self.weight == 0 {
-            return Err("weight must be at least 1".into());
+            return Err("weight must be at least 1, not 0".into());
         }
         if self.members.contains_key(&NodeId(0)) {
             return Err("members must have ids of at least 1".into());
@@ -248,9 +258,13 @@ mod tests {
             change(&mut config);
             config.validate().unwrap_err()
         };
-        let cases: [(&str, Change); 25] = [
+        let cases: [(&str, Change); 26] = [
             ("join", &|c| c.join = join(&["a:1"])),
             ("join", &|c| (c.join, c.members) = (join(&[]), BTreeMap::new())),
+            ("join", &|c| {
+                (c.join, c.members) = (join(&["a:1"]), BTreeMap::new());
+                c.join.iter_mut().for_each(|join| join.address.peer = "a:1".into());
+            }),
             ("zone", &|c| c.zone = "z".repeat(65)),
             ("weight", &|c| c.weight = 0),
             ("cluster", &|c| c.cluster.clear()),

@@ -2,10 +2,10 @@
 
 use crate::config::NodeConfig;
 use crate::encoded;
-use crate::machine::KvMachine;
+use crate::machine::{KvMachine, Usage};
 use crate::moves::{EndedMove, MoveProgress, Progress};
 use crate::node::CONTROLLER;
-use crate::replica::Replica;
+use crate::replica;
 use crate::residence::expected;
 use crate::router::{Router, Terms};
 use crate::service::{
@@ -18,16 +18,17 @@ use crate::telemetry;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use proto::{
-    BatchRequest, ClusterMap, Code, ControllerChange, ControllerReply, Epoch, Error, GroupView, Limits,
-    NodeId, ShardMap,
+    BatchRequest, ClusterMap, Code, ControllerChange, ControllerReply, Epoch, Error, GroupId, GroupView,
+    Limits, NodeId, ShardMap,
 };
-use raftstore::Address;
+use raftstore::{Address, Host};
 use shardctrler::{ControllerHandle, ExecuteError, Plan};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 /// The most operations in one batch.
 const ITEMS_MAX: usize = 16 << 10;
@@ -116,7 +117,8 @@ impl Service for Frontend {
                 request_id: batch.request_id,
                 forward: true,
             };
-            let (routed, forwarded) = self.router.route_counted(&batch.items, terms).await;
+            let span = tracing::debug_span!("batch", id = %format_args!("{:032x}", terms.request_id));
+            let (routed, forwarded) = self.router.route_counted(&batch.items, terms).instrument(span).await;
             let reply = encoded::join(&routed.answers, routed.lag);
             Ok(BatchAnswer { reply, epoch: self.router.routes.epoch(), forwarded })
         }
@@ -138,7 +140,7 @@ impl Service for Frontend {
         for view in &mut map.groups {
             if view.group == CONTROLLER {
                 view.leader = self.controller.group().and_then(|group| group.leader()).or(view.leader);
-            } else if let Some(replica) = self.router.residents.get(view.group) {
+            } else if let Some(replica) = self.router.replica_of(view.group) {
                 view.leader = replica.group.leader();
             }
         }
@@ -217,8 +219,16 @@ impl Service for Frontend {
             memory_rss_bytes: telemetry::resident_bytes()
                 .unwrap_or_else(|why| unmeasured("memory_rss_bytes", &why)),
             groups: {
-                let replicas = self.router.residents.all();
-                replicas.iter().map(|replica| group_status(replica, self.touch_max)).collect()
+                let own = self.controller.group().map(|group| {
+                    let serving = replica::missing(&group, self.touch_max).is_none();
+                    group_status(&group.status(), Usage::default(), serving)
+                });
+                let data = self.router.residents.all().into_iter().map(|replica| {
+                    let usage = replica.group.read_stale(KvMachine::usage);
+                    let serving = replica.missing(self.touch_max).is_none();
+                    group_status(&replica.group.status(), usage, serving)
+                });
+                own.into_iter().chain(data).collect()
             },
             moves: self.moves.under_way().into_iter().map(move_status).collect(),
             ended_moves: self.moves.ended().into_iter().map(ended_move_status).collect(),
@@ -236,15 +246,18 @@ impl Service for Frontend {
         }
         let missing: Vec<String> = expected(&map, &self.router.host)
             .filter_map(|group| match self.router.residents.get(group) {
-                Some(replica) => replica.missing(self.touch_max),
-                None => Some(format!("replica of {group} is not open yet")),
+                Some(replica) if replica.has_vote() => replica.missing(self.touch_max),
+                None if has_vote(&map, group, &self.router.host) => {
+                    Some(format!("replica of {group} is not open yet"))
+                }
+                Some(_) | None => None,
             })
             .collect();
         if missing.is_empty() { Ok(()) } else { Err(missing.join(", ")) }
     }
 
     fn metrics(&self, into: &mut MetricsText) {
-        telemetry::node(&self.router, into);
+        telemetry::node(&self.router, self.controller.group(), into);
     }
 
     fn offload(&self, work: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
@@ -264,7 +277,7 @@ impl Frontend {
     /// A group as this node knows it: by its own replica, where it has one, or by the map.
     fn group_view(&self, view: &GroupView) -> ClusterGroup {
         let id = view.group;
-        match self.router.residents.get(id) {
+        match self.router.replica_of(id) {
             Some(replica) => {
                 let status = replica.group.status();
                 ClusterGroup {
@@ -284,6 +297,12 @@ impl Frontend {
             },
         }
     }
+}
+
+/// Whether the map says that a group counts on this node's present disk.
+fn has_vote(map: &ClusterMap, group: GroupId, host: &Host) -> bool {
+    let view = map.groups.iter().find(|view| view.group == group);
+    view.is_some_and(|view| view.voters.get(&host.node()) == Some(&host.incarnation()))
 }
 
 fn left(deadline: Instant) -> Duration {
@@ -323,9 +342,7 @@ fn ended_move_status(of: EndedMove) -> EndedMoveStatus {
     }
 }
 
-fn group_status(replica: &Replica, touch_max: Duration) -> GroupStatus {
-    let status = replica.group.status();
-    let usage = replica.group.read_stale(KvMachine::usage);
+fn group_status(status: &raftstore::GroupStatus, usage: Usage, serving: bool) -> GroupStatus {
     let last_index = status.last_index.unwrap_or(0);
     let follower = |(node, matched): (&NodeId, &Option<u64>)| {
         let matched_index = matched.unwrap_or(0);
@@ -342,8 +359,8 @@ fn group_status(replica: &Replica, touch_max: Duration) -> GroupStatus {
         },
         term: status.term,
         leader: status.leader.map(|leader| leader.0),
-        serving: replica.missing(touch_max).is_none(),
-        lag_ms: replica.lag().map(millis),
+        serving,
+        lag_ms: status.lag.map(millis),
         last_index,
         committed_index: status.committed_index.unwrap_or(0),
         applied_index: status.applied_index.unwrap_or(0),
@@ -359,6 +376,78 @@ fn group_status(replica: &Replica, touch_max: Duration) -> GroupStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http;
+    use crate::router::tests::{Bench, Log, SOURCE};
+    use proto::{Consistency, Item, Operation};
+    use raftstore::{RaftConfig, StorageConfig, TransportConfig};
+    use shardctrler::Settings;
+    use std::path::PathBuf;
+    use tokio::task::JoinSet;
+
+    /// The front end of a node that the map has as its second.
+    fn frontend(router: &Arc<Router>) -> (Frontend, JoinSet<()>) {
+        let map = ClusterMap::clone(&router.routes.map().unwrap());
+        let spec = map.nodes[1].spec.clone();
+        let config = NodeConfig {
+            cluster: "test".into(),
+            node: router.host.node(),
+            data: PathBuf::new(),
+            peer_listen: spec.peer.clone(),
+            http_listen: spec.http.clone(),
+            members: BTreeMap::new(),
+            join: None,
+            zone: String::new(),
+            weight: 1,
+            groups: 1,
+            shards: router.shards,
+            limits: router.limits,
+            raft: RaftConfig::default(),
+            storage: StorageConfig::default(),
+            transport: TransportConfig::default(),
+            http: http::Config::default(),
+        };
+        let settings = Settings { seeds: BTreeMap::new(), named: Epoch(0), spec, birth: None };
+        let (controller, tasks) = ControllerHandle::start(router.host.clone(), None, settings);
+        controller.learn(map);
+        (Frontend::new(&config, router.clone(), controller, Arc::default()), tasks)
+    }
+
+    /// A replica that waits to be added is said to wait, takes its node out of no service, and hides nobody's leader.
+    #[tokio::test]
+    async fn a_replica_that_waits_is_no_replica_yet() {
+        let bench = Bench::start().await;
+        let router = bench.neighbour().await;
+        let (frontend, _tasks) = frontend(&router);
+        assert_eq!(frontend.readiness(), Ok(()));
+        let missing = router.residents.get(SOURCE).unwrap().missing(Duration::MAX);
+        assert_eq!(missing.as_deref(), Some("replica of g1 is not a member yet"));
+        let shown: Vec<(u64, bool)> =
+            frontend.status().groups.iter().map(|group| (group.id, group.serving)).collect();
+        assert_eq!(shown, [(SOURCE.0, false)]);
+        assert_eq!(frontend.cluster_map().unwrap().groups[0].leader, Some(NodeId(1)));
+        let view = frontend.cluster();
+        assert_eq!((view.groups[0].leader, view.groups[0].serving), (Some(1), true));
+    }
+
+    /// The id of a batch stands in the traces of the node that was asked.
+    #[tokio::test]
+    async fn batches_are_traced_by_their_id() {
+        let bench = Bench::start().await;
+        let router = bench.neighbour().await;
+        let (frontend, _tasks) = frontend(&router);
+        let (log, _ends) = Log::start();
+        let request = BatchRequest {
+            deadline_ms: 10_000,
+            consistency: Consistency::Linearizable,
+            request_id: 0xfeed,
+            items: vec![Item { stamp: None, operation: Operation::Get { key: b"k" } }],
+        };
+        frontend.batch(Bytes::from(proto::encode(&request))).await.unwrap();
+        let (text, id) = (log.text(), "id=0000000000000000000000000000feed");
+        for span in [format!("batch{{{id}}}"), format!("forwarded{{{id} group=")] {
+            assert!(text.contains(&span), "{span}: {text}");
+        }
+    }
 
     /// The disk is measured again once the last measurement is too old, and at once where it failed.
     #[tokio::test(start_paused = true)]

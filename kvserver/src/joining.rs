@@ -6,9 +6,9 @@
 //! node that lives.
 
 use crate::acquaintance::Acquaintance;
+use crate::birth::BornWith;
 use crate::config::{Join, NodeConfig};
 use crate::node::StartError;
-use crate::shard_map::ShardMap;
 use proto::{ClusterMap, Epoch, NodeState};
 use raftstore::{Clock, Host, HostConfig, Network, SimulatedDisk};
 use shardctrler::{ControllerHandle, SeedError, map_of, silence_of};
@@ -23,6 +23,9 @@ const SEEDS_TIME: Duration = Duration::from_secs(10);
 /// The pause before seeds are asked again.
 const SEEDS_PACE: Duration = Duration::from_millis(200);
 
+/// How often seeds are asked by a node that nobody who leads the controller hears of.
+const SEEK_PACE: Duration = Duration::from_secs(1);
+
 /// How often it is looked whether a former node of this number is dead yet.
 const DEATH_PACE: Duration = Duration::from_millis(500);
 
@@ -32,7 +35,7 @@ const STRAGGLER_TIME: Duration = Duration::from_secs(1);
 
 /// What a node knows of its cluster before it has joined.
 pub(crate) struct Introduction {
-    pub(crate) born: ShardMap,
+    pub(crate) born: BornWith,
     pub(crate) known: Acquaintance,
 }
 
@@ -52,7 +55,7 @@ pub(crate) async fn introduce(
     host.shutdown().await?;
     let map = found.map_err(StartError::Join)?;
     // Its groups have been born long since: it has no part in that.
-    let born = ShardMap { shards: map.shard_map.shards, groups: 0 };
+    let born = BornWith { shards: map.shard_map.shards, groups: 0 };
     Ok(Introduction { born, known: Acquaintance::default().after(&map, config.node, Epoch(0)) })
 }
 
@@ -97,7 +100,7 @@ async fn first_map(host: &Host, join: &Join) -> Result<ClusterMap, String> {
     let until = Instant::now() + SEEDS_TIME;
     loop {
         let mut unreached: BTreeMap<&str, String> = BTreeMap::new();
-        for seed in &join.seeds {
+        for seed in join.others() {
             match map_of(host, seed).await {
                 Ok(map) => return Ok(map),
                 Err(SeedError::Refused(why)) => return Err(why),
@@ -112,19 +115,25 @@ async fn first_map(host: &Host, join: &Join) -> Result<ClusterMap, String> {
     }
 }
 
-/// Asks the seeds as long as nobody else has told the map: whom this node knew may all have gone while it was
-/// away.
+/// Asks the seeds while whoever leads the controller does not hear of this node: those that it knew may have come back
+/// elsewhere, all at once, or have gone while it was away. Who they are is found out, and each of them learns in
+/// turn where this node is.
 pub(crate) async fn seek(host: Arc<Host>, controller: Arc<ControllerHandle>, join: Join) {
-    let map = controller.map();
+    let mut told: BTreeMap<&str, SeedError> = BTreeMap::new();
     loop {
-        for seed in &join.seeds {
-            sleep(SEEDS_TIME).await;
-            if map.borrow().is_some() {
-                return;
-            }
+        sleep(SEEK_PACE).await;
+        if controller.is_in_touch() {
+            told.clear();
+            continue;
+        }
+        for seed in join.others() {
             match map_of(&host, seed).await {
                 Ok(map) => controller.learn(map),
-                Err(error) => tracing::info!(node = %host.node(), %error, "seed did not tell the map"),
+                Err(error) if told.get(seed) == Some(&error) => {}
+                Err(error) => {
+                    tracing::info!(node = %host.node(), %error, "seed did not tell the map");
+                    told.insert(seed, error);
+                }
             }
         }
     }

@@ -27,6 +27,7 @@ mod exactly_once;
 mod idleness;
 mod lifecycle;
 mod load;
+mod mutated;
 mod outcome;
 mod piece;
 mod scan;
@@ -55,6 +56,7 @@ use proto::{
     Answer, Code, Command, Error, Operation, Record, Reply, Revision, ShardId, ShardSet, ShardState, Stamp,
     Write,
 };
+use raftstore::mutation::{Mutation, is_on};
 use raftstore::{CopyId, CopyStep, LoadError, Machine, Moment};
 use shard::Shard;
 use std::borrow::Cow;
@@ -77,7 +79,8 @@ pub struct ShardView {
 /// The state of one group, in memory.
 ///
 /// Commands are [`Command`]s, in the encoding of [`proto::encode`]; answers are [`Answer`]s to writes and
-/// [`LifecycleAnswer`](proto::LifecycleAnswer)s to all else, in the same. A machine answers only for the
+/// [`LifecycleAnswer`](proto::LifecycleAnswer)s to all else, in the same; at a command that this build cannot read
+/// the node [stops](raftstore::unreadable). A machine answers only for the
 /// shards that it serves, and is born with none. The caller computes the shard of a key; the machine takes
 /// its word.
 #[derive(Debug)]
@@ -154,7 +157,7 @@ impl KvMachine {
     /// If `shards` is 0.
     pub fn query(&self, operation: &Operation<'_>, shards: u32) -> Answer<'_> {
         match *operation {
-            Operation::Get { key } => match self.served(proto::shard_of(key, shards))?.data.get(key) {
+            Operation::Get { key } => match self.readable(proto::shard_of(key, shards))?.data.get(key) {
                 Some(entry) => {
                     Ok(Reply::Value { value: &entry.value, version: entry.version, revision: entry.modified })
                 }
@@ -202,7 +205,7 @@ impl KvMachine {
             return Err(Error::new(Code::BadRequest, format!("shard is out of range: {}", write.shard)));
         }
         self.served(write.shard)?;
-        let Some(stamp) = &write.stamp else {
+        let Some(stamp) = write.stamp.as_ref().filter(|_| !is_on(Mutation::SkipSessionTable)) else {
             return self.write(write.shard, &write.operation).answer();
         };
         match self.admit(write.shard, stamp) {
@@ -240,16 +243,13 @@ impl KvMachine {
 
 impl Machine for KvMachine {
     fn apply(&mut self, at: Moment, command: &[u8]) -> Bytes {
+        let command = proto::decode(command).unwrap_or_else(|error| raftstore::unreadable(at, &error));
         self.time_ms = self.time_ms.max(at.time_ms);
         self.expire_sessions();
-        Bytes::from(match proto::decode::<Command<'_>>(command) {
-            Ok(Command::Write(write)) => proto::encode(&self.execute(&write)),
-            Ok(Command::Own { shards, epoch }) => proto::encode(&self.own(&shards, epoch)),
-            Ok(Command::Move(command)) => proto::encode(&self.step(at.index, &command)),
-            Err(error) => {
-                let refused: Answer<'_> = Err(Error::new(Code::BadRequest, error.to_string()));
-                proto::encode(&refused)
-            }
+        Bytes::from(match command {
+            Command::Write(write) => proto::encode(&self.execute(&write)),
+            Command::Own { shards, epoch } => proto::encode(&self.own(&shards, epoch)),
+            Command::Move(command) => proto::encode(&self.step(at.index, &command)),
         })
     }
 

@@ -15,11 +15,14 @@
 //! copy began (`Export`), so that its new leader goes on with it. Only where that one was loaded from a snapshot meanwhile
 //! another copy begins.
 
+mod copying;
 mod destination;
 pub mod failpoint;
 mod message;
+mod pipeline;
 pub mod progress;
 mod source;
+mod source_link;
 pub mod watch;
 
 pub(crate) use destination::Moves;

@@ -1,7 +1,7 @@
 //! A node: disk, groups, router and front end, started and stopped in order.
 
 use crate::acquaintance::Acquaintance;
-use crate::birth;
+use crate::birth::{self, BornWith};
 use crate::config::NodeConfig;
 use crate::formation;
 use crate::frontend::Frontend;
@@ -12,7 +12,6 @@ use crate::replica::Bounds;
 use crate::residence::{Residence, Residents, expected};
 use crate::router::{BATCH_SERVICE, Router};
 use crate::routes::Routes;
-use crate::shard_map::ShardMap;
 use crate::stewardship::Stewardship;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -140,6 +139,7 @@ impl Node {
         if let Some(known) = &known {
             known.save(disk).await?;
         }
+        tell_addresses(config, host, known.as_ref());
         let is_first = known.is_none();
         let bounds = Bounds {
             shards: born.shards,
@@ -217,7 +217,8 @@ impl Node {
         &self.moves
     }
 
-    /// Waits until every group has a leader and this node's replicas have recovered.
+    /// Waits until all replicas of data that the map wants on this node are open, know a leader and have recovered; for
+    /// those that wait to be added, too, which [readiness](crate::Service::readiness) does not ask for.
     ///
     /// # Errors
     /// What is missing after `deadline`, for people.
@@ -276,7 +277,7 @@ impl Node {
 /// Where a node stands before it starts.
 struct Place {
     /// What the cluster was born with.
-    born: ShardMap,
+    born: BornWith,
     /// Whom it knows of a cluster that was born; `None` for a first member that has not heard of the birth yet.
     known: Option<Acquaintance>,
 }
@@ -290,7 +291,7 @@ impl Place {
         network: &Arc<dyn Network>,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        let told = ShardMap { shards: config.shards, groups: config.groups };
+        let told = BornWith { shards: config.shards, groups: config.groups };
         let (born, known) = (birth::recall(disk).await?, Acquaintance::load(disk).await?);
         match (born, known, &config.join) {
             // It has joined before, or was a first member: the rest of its configuration says nothing new.
@@ -312,6 +313,17 @@ impl Place {
             }
             (_, known, None) => Ok(Self { born: told, known }),
         }
+    }
+}
+
+/// Says where the nodes are, before anything asks for one: this node itself; the others where the configuration has
+/// them, which may have been written for nodes that all came back elsewhere; and first, where they were last.
+fn tell_addresses(config: &NodeConfig, host: &Host, known: Option<&Acquaintance>) {
+    host.advertise(&config.address().peer);
+    let configured = config.members.iter().map(|(node, address)| (node, &address.peer));
+    let known = known.iter().flat_map(|known| &known.peers);
+    for (node, peer) in configured.chain(known).filter(|(node, _)| **node != config.node) {
+        host.locate(*node, peer);
     }
 }
 

@@ -17,7 +17,7 @@ use proto::{
     Answer, Code, Command, Consistency, Epoch, Error, Item, Operation, Record, Reply, ShardSet, ShardState,
     Write,
 };
-use raftstore::{Group, ReadError, Role};
+use raftstore::{Group, Machine, ReadError, Role};
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -57,11 +57,11 @@ impl Replica {
     }
 
     /// Sees to it that the group gets the shards that it is born with: whoever leads says so in its log, as often as
-    /// need be, for once they were here they are not born again. Ends when they are known here.
+    /// need be, for once they were here they are not born again. Ends when they are known here, or with the replica.
     pub(crate) async fn give_birth(&self) {
         let command = Command::Own { shards: self.born.clone(), epoch: BIRTH };
         let command = Bytes::from(proto::encode(&command));
-        while !self.is_born() {
+        while !self.is_born() && self.group.status().role != Role::Stopped {
             // Before, this replica may just not know yet that they were born long ago.
             if self.group.has_recovered() {
                 match self.group.propose(command.clone()).await {
@@ -87,7 +87,9 @@ impl Replica {
     /// What is missing after `deadline`.
     pub(crate) async fn ready(&self, deadline: Duration) -> Result<(), String> {
         let until = Instant::now() + deadline;
-        self.group.wait_for_leader(deadline).await.map_err(|error| error.to_string())?;
+        let leaderless =
+            |error: ReadError| if self.waits() { waiting(&self.group) } else { error.to_string() };
+        self.group.wait_for_leader(deadline).await.map_err(leaderless)?;
         let left = until.saturating_duration_since(Instant::now());
         let missing = |_| format!("replica of {} has not recovered", self.group.id());
         self.group.wait_for_recovery(left).await.map_err(missing)?;
@@ -99,31 +101,23 @@ impl Replica {
         timeout_at(until, born).await.map_err(|_| format!("{} has no shards yet", self.group.id()))
     }
 
-    /// How long ago the machine was known to be as fresh as a leader that a quorum confirmed; `None` where that
-    /// was never since the start.
-    pub(crate) fn lag(&self) -> Option<Duration> {
-        self.group.lag().or_else(|| {
-            // The only voter confirms itself, and openraft notes nothing of that.
-            let status = self.group.status();
-            (status.role == Role::Leader && status.voters == [status.node]).then_some(Duration::ZERO)
-        })
+    /// Whether it waits to be added to its group: it knows nothing yet, not even who leads, and its node answers for
+    /// the group as one without a replica.
+    pub(crate) fn waits(&self) -> bool {
+        waits(&self.group)
     }
 
-    /// What keeps this replica from serving, where anything does. `touch_max` is how long it may be out of touch
-    /// with a leader, or as the leader with a quorum: both go on believing in the leader that they last knew.
+    /// Whether the group counts on it, as far as it knows itself. One without a vote waits to be added, or catches
+    /// up, and nobody misses it.
+    pub(crate) fn has_vote(&self) -> bool {
+        let status = self.group.status();
+        status.voters.contains(&status.node)
+    }
+
+    /// What keeps this replica from serving, where anything does; see [`missing`].
     pub(crate) fn missing(&self, touch_max: Duration) -> Option<String> {
-        let group = self.group.id();
-        let lag = self.lag().map(|lag| (lag, lag.as_millis()));
-        match (self.group.leader(), self.group.has_recovered(), lag) {
-            (None, ..) => Some(format!("{group} has no leader")),
-            (_, false, _) => Some(format!("replica of {group} has not recovered")),
-            (_, _, None) => Some(format!("{group} has a leader that was not confirmed yet")),
-            (_, _, Some((lag, ms))) if lag > touch_max => {
-                Some(format!("{group} has a leader that was last confirmed here {ms} ms ago"))
-            }
-            _ if !self.is_born() => Some(format!("{group} has no shards yet")),
-            _ => None,
-        }
+        let unborn = || (!self.is_born()).then(|| format!("{} has no shards yet", self.group.id()));
+        missing(&self.group, touch_max).or_else(unborn)
     }
 
     /// Answers all items, reads and writes side by side.
@@ -183,7 +177,7 @@ impl Replica {
                 "replica of {group} has not recovered what it showed before its start"
             ));
         }
-        match self.lag() {
+        match self.group.lag() {
             None => unavailable(format!("replica of {group} has not heard of a leader since its start")),
             Some(lag) if lag_ms_max.is_some_and(|most| lag > Duration::from_millis(most)) => {
                 Err((too_stale(group, lag), lag))
@@ -236,6 +230,36 @@ impl Replica {
         }
         let late = || Encoded::refused(Error::unknown(Code::Timeout, "write was not confirmed in time"));
         answers.into_iter().map(|answer| answer.unwrap_or_else(late)).collect()
+    }
+}
+
+/// Whether a replica waits to be added to its group.
+fn waits<M: Machine>(group: &Group<M>) -> bool {
+    if group.leader().is_some() {
+        return false;
+    }
+    let status = group.status();
+    !status.members.contains_key(&status.node)
+}
+
+fn waiting<M: Machine>(group: &Group<M>) -> String {
+    format!("replica of {} is not a member yet", group.id())
+}
+
+/// What keeps a replica of any group from being up to date, where anything does. `touch_max` is how long it may be out
+/// of touch with a leader, or as the leader with a quorum: both go on believing in the leader that they last knew.
+pub(crate) fn missing<M: Machine>(of: &Group<M>, touch_max: Duration) -> Option<String> {
+    let group = of.id();
+    let lag = of.lag().map(|lag| (lag, lag.as_millis()));
+    match (of.leader(), of.has_recovered(), lag) {
+        (None, ..) if waits(of) => Some(waiting(of)),
+        (None, ..) => Some(format!("{group} has no leader")),
+        (_, false, _) => Some(format!("replica of {group} has not recovered")),
+        (_, _, None) => Some(format!("{group} has a leader that was not confirmed yet")),
+        (_, _, Some((lag, ms))) if lag > touch_max => {
+            Some(format!("{group} has a leader that was last confirmed here {ms} ms ago"))
+        }
+        _ => None,
     }
 }
 

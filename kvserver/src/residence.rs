@@ -8,11 +8,11 @@
 //! rules.
 
 use crate::acquaintance::Acquaintance;
+use crate::birth::BornWith;
 use crate::machine::KvMachine;
 use crate::node::CONTROLLER;
 use crate::replica::{Bounds, Replica};
-use crate::shard_map::ShardMap;
-use proto::{ClusterMap, GroupId, GroupView, Incarnation, NodeId, ShardSet};
+use proto::{ClusterMap, GroupId, GroupView, Incarnation, NodeId, ShardId, ShardSet};
 use raftstore::{Address, Disk, Fatal, Group, Host, Member};
 use shardctrler::{ControllerHandle, ControllerMachine};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,8 +56,8 @@ pub(crate) struct Residence {
     pub(crate) controller: Arc<ControllerHandle>,
     pub(crate) residents: Arc<Residents>,
     pub(crate) bounds: Bounds,
-    /// The map that the cluster was born with, by which its first groups get their shards.
-    pub(crate) born: ShardMap,
+    /// With what the cluster was born, as this node was told or its disk remembers.
+    pub(crate) born: BornWith,
     /// What the disk remembers of the cluster.
     pub(crate) known: Option<Acquaintance>,
     pub(crate) disk: Arc<dyn Disk>,
@@ -114,10 +114,7 @@ impl Residence {
             );
             return Err(Fatal::Config(why));
         }
-        let (shards, born) = (map.shard_map.shards, self.born.shards);
-        if shards != born {
-            return Err(Fatal::Config(format!("shards is {born} here, the cluster was born with {shards}")));
-        }
+        check_birth(self.born, map)?;
         let before = self.known.as_ref();
         let after = before.cloned().unwrap_or_default().after(map, node, self.controller.named());
         if before != Some(&after) {
@@ -143,9 +140,12 @@ impl Residence {
                 }
             }
         }
+        // Of a replica that was never added to its group the disk holds nothing.
+        let open = self.residents.all().into_iter().map(|replica| replica.group.id());
         let stored = self.host.stored_groups().into_iter().filter(|group| *group != CONTROLLER);
-        for group in stored.filter(|group| !wanted.contains(group)) {
-            done &= self.drop_unneeded(map, group).await;
+        let held: BTreeSet<GroupId> = stored.chain(open).collect();
+        for group in held.difference(&wanted) {
+            done &= self.drop_unneeded(map, *group).await;
         }
         done
     }
@@ -180,20 +180,27 @@ impl Residence {
     /// learner otherwise.
     async fn open(&self, map: &ClusterMap, view: &GroupView) -> Result<Arc<Replica>, Fatal> {
         let (node, incarnation) = (self.host.node(), self.host.incarnation());
-        let is_first =
+        let mut is_first =
             view.first.get(&node) == Some(&incarnation) && view.voters.get(&node) == Some(&incarnation);
-        let group: Group<KvMachine> = match is_first {
+        let mut group: Group<KvMachine> = match is_first {
             true => self.host.open_group(view.group, KvMachine::new).await?,
             false => self.host.open_learner(view.group, KvMachine::new).await?,
         };
-        if is_first {
-            group.bootstrap_pinned(&first_members(map, view)).await?;
+        if is_first && let Err(refused) = group.bootstrap_pinned(&first_members(map, view)).await {
+            if group.is_initialized().await? {
+                return Err(refused);
+            }
+            // It has voted for nobody and holds nothing: the group counts on a replica that this disk had before, and
+            // adds this one in its place.
+            tracing::info!(%node, group = %view.group, %refused, "replica waits to be added");
+            self.host.drop_group(view.group).await?;
+            group = self.host.open_learner(view.group, KvMachine::new).await?;
+            is_first = false;
         }
+        // From here on it knows its members, if it has any.
+        group.is_initialized().await?;
         tracing::info!(%node, group = %view.group, is_first, "replica is open");
-        let born = match u64::from(self.born.groups) {
-            first if (1..=first).contains(&view.group.0) => self.born.shards_of(view.group),
-            _ => ShardSet::default(),
-        };
+        let born = if is_first { born_with(map, view.group) } else { ShardSet::default() };
         let replica = Arc::new(Replica::new(group, born, self.bounds));
         self.residents.insert(replica.clone());
         Ok(replica)
@@ -238,6 +245,29 @@ impl Residence {
     }
 }
 
+/// Whether a node was told the same of its cluster's birth as the others.
+///
+/// # Errors
+/// [`Fatal::Config`] that names what differs.
+fn check_birth(born: BornWith, map: &ClusterMap) -> Result<(), Fatal> {
+    let (shards, groups) = (map.shard_map.shards, map.groups_at_birth);
+    for (field, here, there) in [("shards", born.shards, shards), ("groups", born.groups, groups)] {
+        let joined = field == "groups" && here == 0;
+        if here != there && !joined {
+            return Err(Fatal::Config(format!("{field} is {here} here, the cluster was born with {there}")));
+        }
+    }
+    Ok(())
+}
+
+/// The shards that a group was born with, by the one map that all nodes share: those that the map says are its own. One
+/// that came to it since is in its log, and is not born again.
+fn born_with(map: &ClusterMap, group: GroupId) -> ShardSet {
+    let is_born = group.0 <= u64::from(map.groups_at_birth);
+    let own = map.shard_map.runs.iter().filter(|run| is_born && run.owner == group);
+    own.flat_map(|run| (run.first.0..run.first.0 + run.count).map(ShardId)).collect()
+}
+
 /// The first members of a group, where they are reached now.
 fn first_members(map: &ClusterMap, view: &GroupView) -> BTreeMap<NodeId, Member> {
     let address = |node: &NodeId| {
@@ -250,3 +280,6 @@ fn first_members(map: &ClusterMap, view: &GroupView) -> BTreeMap<NodeId, Member>
     };
     view.first.iter().map(member).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@
 mod forward;
 mod listing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use forward::FRAME_ROOM;
 
@@ -27,6 +27,7 @@ use futures_util::future::join_all;
 use proto::{
     BatchRequest, ClusterMap, Code, Consistency, Error, GroupId, Item, Limits, Operation, ShardId, ShardState,
 };
+use raftstore::mutation::{Mutation, is_on};
 use raftstore::{Host, Refusal, random};
 use rand::RngExt;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
 
 /// The number on the request lane under which nodes send each other batches.
 pub(crate) const BATCH_SERVICE: u8 = 16;
@@ -165,9 +167,14 @@ impl Router {
     fn is_misdirected(&self, answer: &Encoded) -> bool {
         match answer.refusal().map(|error| error.code) {
             Some(Code::WrongGroup { .. }) => true,
-            Some(Code::NotLeader { group, .. }) => self.residents.get(group).is_none(),
+            Some(Code::NotLeader { group, .. }) => self.replica_of(group).is_none(),
             _ => false,
         }
+    }
+
+    /// This node's replica of a group, where it has one that takes part in it.
+    pub(crate) fn replica_of(&self, group: GroupId) -> Option<Arc<Replica>> {
+        self.residents.get(group).filter(|replica| !replica.waits())
     }
 
     /// Sends each item where it belongs by what is known now.
@@ -235,7 +242,7 @@ impl Router {
         items: &[&Item<'_>],
         terms: Terms,
     ) -> (Routed, bool) {
-        let (routed, sent_on) = match self.residents.get(id) {
+        let (routed, sent_on) = match self.replica_of(id) {
             Some(replica) => self.resident(map, &replica, items, terms).await,
             None if terms.forward => (self.ask(map, id, None, items, terms).await, true),
             None => (Routed::refused(items, |_| not_leader(id, None)), false),
@@ -341,10 +348,14 @@ impl Router {
             forward: false,
         };
         let items: Vec<&Item<'_>> = request.items.iter().collect();
-        let routed = match self.routes.map() {
-            Ok(map) => self.group(&map, group, &items, terms).await.0,
-            Err(error) => Routed::refused(&items, |_| error.clone()),
+        let answering = async {
+            match self.routes.map() {
+                Ok(map) => self.group(&map, group, &items, terms).await.0,
+                Err(error) => Routed::refused(&items, |_| error.clone()),
+            }
         };
+        let span = tracing::debug_span!("forwarded", id = %format_args!("{:032x}", terms.request_id), %group);
+        let routed = answering.instrument(span).await;
         Ok(encoded::join(&routed.answers, routed.lag))
     }
 }
@@ -388,7 +399,8 @@ async fn served(replica: &Replica, items: &[&Item<'_>], shards: u32, terms: Term
 fn not_served(of: Option<(ShardId, ShardState)>) -> Option<Error> {
     let (shard, state) = of?;
     let code = Code::WrongGroup { shard, to: state.moved_to(), epoch: state.epoch() };
-    let is_served = matches!(state, ShardState::Serving { .. });
+    let reads_on = is_on(Mutation::ServeReadsAfterFreeze) && matches!(state, ShardState::Frozen { .. });
+    let is_served = reads_on || matches!(state, ShardState::Serving { .. });
     (!is_served).then(|| Error::new(code, format!("{shard} is not served by this group, it is {state}")))
 }
 

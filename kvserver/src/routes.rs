@@ -25,6 +25,17 @@ struct Learnt {
     /// Where a shard went by a move, as its former group says.
     moved: BTreeMap<ShardId, (Epoch, GroupId)>,
     leaders: BTreeMap<GroupId, NodeId>,
+    /// Who was asked last as the leader of a group and did not confirm it; nobody who was named its leader since.
+    doubted: BTreeMap<GroupId, NodeId>,
+}
+
+impl Learnt {
+    fn led_by(&mut self, group: GroupId, leader: NodeId) {
+        self.leaders.insert(group, leader);
+        if self.doubted.get(&group) == Some(&leader) {
+            self.doubted.remove(&group);
+        }
+    }
 }
 
 impl Routes {
@@ -99,7 +110,7 @@ impl Routes {
             {
                 learnt.moved.remove(&shard);
             }
-            Code::NotLeader { group, leader: Some(leader) } => drop(learnt.leaders.insert(group, leader)),
+            Code::NotLeader { group, leader: Some(leader) } => learnt.led_by(group, leader),
             Code::NotLeader { group, leader: None } => drop(learnt.leaders.remove(&group)),
             Code::NoLeader => drop(learnt.leaders.remove(&group)),
             _ => {}
@@ -107,19 +118,23 @@ impl Routes {
     }
 
     /// Who is to be asked next for a group that this node does not lead, of those that were not `asked` yet:
-    /// whoever was last said to lead it, or else one of its members, who know.
+    /// whoever was last said to lead it, or else one of its members, who know; whoever is doubted comes last.
     pub(crate) fn next_to_ask(
         &self,
         map: &ClusterMap,
         group: GroupId,
         asked: &BTreeSet<NodeId>,
     ) -> Option<NodeId> {
-        let learnt = self.lock().leaders.get(&group).copied();
+        let (known, doubted) = {
+            let learnt = self.lock();
+            (learnt.leaders.get(&group).copied(), learnt.doubted.get(&group).copied())
+        };
         let view = map.groups.iter().find(|view| view.group == group);
         let leader = view.and_then(|view| view.leader);
         let members =
             view.into_iter().flat_map(|view| view.voters.keys().chain(view.replicas.keys())).copied();
-        learnt.into_iter().chain(leader).chain(members).find(|node| !asked.contains(node))
+        let all = known.into_iter().chain(leader).chain(members).filter(|node| !asked.contains(node));
+        all.clone().find(|node| Some(*node) != doubted).or_else(|| all.clone().next())
     }
 
     /// Whether the map wants or knows a replica of `group` on `node`.
@@ -130,14 +145,25 @@ impl Routes {
         })
     }
 
-    /// A node answered as the leader of a group.
+    /// A node answered as only the leader of a group can, which a quorum follows.
     pub(crate) fn led_by(&self, group: GroupId, leader: NodeId) {
-        self.lock().leaders.insert(group, leader);
+        self.lock().led_by(group, leader);
     }
 
-    /// Whoever was said to lead a group could not be reached.
-    pub(crate) fn forget_leader(&self, group: GroupId) {
-        self.lock().leaders.remove(&group);
+    /// A node that was asked as the leader of a group was not reached, or did not confirm in time that it leads. It may
+    /// be cut off from all others and go on believing that it does: they are to be asked before it, whatever the map
+    /// says, until somebody names it again.
+    pub(crate) fn doubt(&self, group: GroupId, leader: NodeId) {
+        let mut learnt = self.lock();
+        if learnt.leaders.get(&group).is_none_or(|known| *known == leader) {
+            learnt.leaders.remove(&group);
+            learnt.doubted.insert(group, leader);
+        }
+    }
+
+    /// Whether a node is asked for a group only after all others.
+    pub(crate) fn is_doubted(&self, group: GroupId, node: NodeId) -> bool {
+        self.lock().doubted.get(&group) == Some(&node)
     }
 
     /// Where other nodes reach a node.
@@ -179,6 +205,7 @@ mod tests {
             groups: vec![],
             moves: moving.into_iter().collect(),
             setbacks: vec![],
+            groups_at_birth: 1,
         }
     }
 
@@ -247,10 +274,49 @@ mod tests {
         assert_eq!(ask(&map, &[]), Some(2), "it does not know");
         routes.led_by(group, NodeId(3));
         assert_eq!(ask(&map, &[]), Some(3));
-        routes.forget_leader(group);
+        routes.doubt(group, NodeId(3));
         assert_eq!(ask(&map, &[]), Some(2));
         assert!(Routes::is_member(&map, group, NodeId(4)) && !Routes::is_member(&map, group, NodeId(3)));
         assert!(routes.map().is_err());
+    }
+
+    /// Whoever did not confirm that it leads is asked after all others, also where the map names it, until it is named
+    /// by somebody else or answers.
+    #[test]
+    fn the_doubted_are_asked_last() {
+        let routes = Routes::new(watch::Sender::new(None).subscribe());
+        let (mut map, group) = (map(1, 1, None), GroupId(1));
+        let members: BTreeMap<_, _> = [1, 2, 3].map(|node| (NodeId(node), Incarnation(1))).into();
+        map.groups.push(GroupView {
+            group,
+            state: GroupState::Serving,
+            weight: 1,
+            first: members.clone(),
+            replicas: members.clone(),
+            voters: members,
+            learners: BTreeMap::new(),
+            leader: Some(NodeId(1)),
+            preferred: None,
+        });
+        let order = || {
+            let mut asked = BTreeSet::new();
+            std::iter::from_fn(|| {
+                let next = routes.next_to_ask(&map, group, &asked)?;
+                asked.insert(next).then_some(next.0)
+            })
+            .collect::<Vec<_>>()
+        };
+        assert_eq!(order(), [1, 2, 3]);
+        routes.led_by(group, NodeId(1));
+        routes.doubt(group, NodeId(1));
+        assert_eq!(order(), [2, 3, 1]);
+        assert!(routes.is_doubted(group, NodeId(1)) && !routes.is_doubted(GroupId(2), NodeId(1)));
+        routes.learn(group, &Code::NotLeader { group, leader: Some(NodeId(3)) });
+        assert_eq!(order(), [3, 2, 1]);
+        routes.doubt(group, NodeId(1));
+        assert_eq!(order(), [3, 2, 1], "who was named since is not forgotten");
+        routes.learn(group, &Code::NotLeader { group, leader: Some(NodeId(1)) });
+        assert_eq!(order(), [1, 2, 3]);
     }
 
     /// No more wait than there are places.

@@ -92,7 +92,7 @@ pub trait Service: Send + Sync + 'static {
     /// This node and its replicas, at a glance.
     fn status(&self) -> NodeStatus;
 
-    /// Whether every group has a leader and this node's replicas have recovered.
+    /// Whether this node's replicas of data that their groups count on serve.
     ///
     /// # Errors
     /// What is missing, for people.

@@ -4,39 +4,49 @@ use crate::machine::{KvMachine, Usage};
 use crate::replica::Replica;
 use crate::router::Router;
 use crate::service::{MetricKind, MetricsText};
-use raftstore::{GroupStatus, LATENCY_BUCKETS, LaneStats, Role, StorageStats};
+use proto::GroupId;
+use raftstore::{Group, GroupStatus, LATENCY_BUCKETS, LaneStats, Role, StorageStats};
+use shardctrler::ControllerMachine;
 use std::io;
 use std::sync::Arc;
 
-/// One number of a group, by name.
-type Sample = (&'static str, MetricKind, &'static str, fn(&GroupStatus, &Usage) -> u64);
+/// One number of a replica, by name.
+type Sample<T> = (&'static str, MetricKind, &'static str, fn(&T) -> u64);
 
-const GROUP: &[Sample] = &[
-    ("flotilla_group_term", MetricKind::Gauge, "The replica's term.", |status, _| status.term),
-    ("flotilla_group_is_leader", MetricKind::Gauge, "1 where this replica leads its group.", |status, _| {
+/// Of every group, the controller's own among them.
+const GROUP: &[Sample<GroupStatus>] = &[
+    ("flotilla_group_term", MetricKind::Gauge, "The replica's term.", |status| status.term),
+    ("flotilla_group_is_leader", MetricKind::Gauge, "1 where this replica leads its group.", |status| {
         u64::from(status.role == Role::Leader)
     }),
-    ("flotilla_group_last_index", MetricKind::Gauge, "The last entry in the replica's log.", |status, _| {
+    ("flotilla_group_last_index", MetricKind::Gauge, "The last entry in the replica's log.", |status| {
         status.last_index.unwrap_or(0)
     }),
-    (
-        "flotilla_group_committed_index",
-        MetricKind::Gauge,
-        "The last entry that a quorum holds.",
-        |status, _| status.committed_index.unwrap_or(0),
-    ),
-    ("flotilla_group_applied_index", MetricKind::Gauge, "The last entry that was applied.", |status, _| {
+    ("flotilla_group_committed_index", MetricKind::Gauge, "The last entry that a quorum holds.", |status| {
+        status.committed_index.unwrap_or(0)
+    }),
+    ("flotilla_group_applied_index", MetricKind::Gauge, "The last entry that was applied.", |status| {
         status.applied_index.unwrap_or(0)
     }),
-    ("flotilla_group_log_bytes", MetricKind::Gauge, "Bytes of the log that are not purged.", |status, _| {
+    ("flotilla_group_log_bytes", MetricKind::Gauge, "Bytes of the log that are not purged.", |status| {
         status.log_bytes
     }),
-    ("flotilla_group_snapshot_bytes", MetricKind::Gauge, "Bytes of the last snapshot.", |status, _| {
+    ("flotilla_group_snapshot_bytes", MetricKind::Gauge, "Bytes of the last snapshot.", |status| {
         status.snapshot_bytes
     }),
-    ("flotilla_group_keys", MetricKind::Gauge, "Keys present.", |_, usage| usage.keys),
-    ("flotilla_group_bytes", MetricKind::Gauge, "Bytes of keys and values.", |_, usage| usage.bytes),
-    ("flotilla_group_sessions", MetricKind::Gauge, "Client sessions remembered.", |_, usage| usage.sessions),
+    (
+        "flotilla_group_recovered",
+        MetricKind::Gauge,
+        "1 once the replica holds all that it showed before its start.",
+        |status| u64::from(status.recovered),
+    ),
+];
+
+/// Of groups that hold data.
+const DATA: &[Sample<Usage>] = &[
+    ("flotilla_group_keys", MetricKind::Gauge, "Keys present.", |usage| usage.keys),
+    ("flotilla_group_bytes", MetricKind::Gauge, "Bytes of keys and values.", |usage| usage.bytes),
+    ("flotilla_group_sessions", MetricKind::Gauge, "Client sessions remembered.", |usage| usage.sessions),
 ];
 
 /// One number of a lane, by name.
@@ -58,21 +68,19 @@ const LANE: &[LaneSample] = &[
     ("flotilla_lane_refused_total", MetricKind::Counter, "Calls refused unsent.", |lane| lane.refused),
 ];
 
-/// Appends the numbers of the node's groups, log and transport.
-pub(crate) fn node(router: &Router, into: &mut MetricsText) {
+/// Appends the numbers of the node's groups, log and transport; `own` is its replica of the controller's group.
+pub(crate) fn node(router: &Router, own: Option<Group<ControllerMachine>>, into: &mut MetricsText) {
     let replicas = router.residents.all();
-    let of = |replica: &Arc<Replica>| {
-        let group = &replica.group;
-        (group.id().0.to_string(), group.status(), group.read_stale(KvMachine::usage))
-    };
-    let groups: Vec<(String, GroupStatus, Usage)> = replicas.iter().map(of).collect();
-    for (name, kind, help, value) in GROUP {
-        into.family(name, *kind, help);
-        for (id, status, usage) in &groups {
-            into.sample(name, &[("group", id)], value(status, usage));
-        }
-    }
-    lags(router, into);
+    let id = |group: GroupId| group.0.to_string();
+    let own = own.map(|group| (id(group.id()), group.status()));
+    let data = replicas.iter().map(|replica| (id(replica.group.id()), replica.group.status()));
+    let groups: Vec<(String, GroupStatus)> = own.into_iter().chain(data).collect();
+    samples(GROUP, &groups, into);
+    let usage = |replica: &Arc<Replica>| replica.group.read_stale(KvMachine::usage);
+    let data: Vec<(String, Usage)> =
+        replicas.iter().map(|replica| (id(replica.group.id()), usage(replica))).collect();
+    samples(DATA, &data, into);
+    lags(&groups, into);
     storage(&router.host.storage_stats(), into);
     let stats = router.host.transport_stats();
     let lanes = [
@@ -89,21 +97,24 @@ pub(crate) fn node(router: &Router, into: &mut MetricsText) {
     }
 }
 
+fn samples<T>(samples: &[Sample<T>], groups: &[(String, T)], into: &mut MetricsText) {
+    for (name, kind, help, value) in samples {
+        into.family(name, *kind, help);
+        for (id, of) in groups {
+            into.sample(name, &[("group", id)], value(of));
+        }
+    }
+}
+
 /// A replica that has not heard of a leader yet has no lag: no number would be true.
-fn lags(router: &Router, into: &mut MetricsText) {
+fn lags(groups: &[(String, GroupStatus)], into: &mut MetricsText) {
     let name = "flotilla_group_lag_ms";
     let help = "How long ago the replica was known to be as fresh as a leader that a quorum confirmed.";
     into.family(name, MetricKind::Gauge, help);
-    for replica in router.residents.all() {
-        if let Some(lag) = replica.lag() {
-            into.sample(name, &[("group", &replica.group.id().0.to_string())], lag.as_millis());
+    for (id, status) in groups {
+        if let Some(lag) = status.lag {
+            into.sample(name, &[("group", id)], lag.as_millis());
         }
-    }
-    let name = "flotilla_group_recovered";
-    into.family(name, MetricKind::Gauge, "1 once the replica holds all that it showed before its start.");
-    for replica in router.residents.all() {
-        let group = replica.group.id().0.to_string();
-        into.sample(name, &[("group", &group)], u64::from(replica.group.has_recovered()));
     }
 }
 

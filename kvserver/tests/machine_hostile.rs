@@ -1,4 +1,5 @@
-//! Hostile bytes: whatever comes in as a command or as a piece of a copy, the machine answers or refuses.
+//! Hostile bytes: whatever comes in as a command the machine answers, or stops at where no build of today wrote it; and
+//! whatever comes in as a piece of a copy it takes in or refuses.
 
 mod machine_rig;
 
@@ -10,6 +11,7 @@ use proto::{
     Operation, PieceEnd, Sequence, ShardId, Stamp,
 };
 use raftstore::{Machine, Moment};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 fn command(number: u64) -> Vec<u8> {
     let key = [number as u8 % 5];
@@ -61,7 +63,8 @@ fn piece() -> Vec<u8> {
             bytes = machine.copy_next(copy, usize::MAX).bytes;
         }
     }
-    machine.apply(Moment { index: 41, time_ms: 10_000_000 }, b"");
+    let nothing = proto::encode(&Command::Own { shards: [].into_iter().collect(), epoch: Epoch(1) });
+    machine.apply(Moment { index: 41, time_ms: 10_000_000 }, &nothing);
     bytes.extend_from_slice(&machine.copy_next(copy, usize::MAX).bytes[1..]);
     bytes
 }
@@ -83,16 +86,22 @@ fn damage(
 }
 
 fn apply(machine: &mut KvMachine, bytes: &[u8]) {
-    let answer = machine.apply(Moment { index: 1, time_ms: 20_000_000 }, bytes);
+    let at = Moment { index: 1, time_ms: 20_000_000 };
     let well_formed = "an answer is always well formed";
     match proto::decode::<Command<'_>>(bytes) {
-        Ok(Command::Write(_)) => drop(proto::decode::<Answer<'_>>(&answer).expect(well_formed)),
+        Ok(Command::Write(_)) => {
+            drop(proto::decode::<Answer<'_>>(&machine.apply(at, bytes)).expect(well_formed))
+        }
         Ok(Command::Own { .. } | Command::Move(_)) => {
-            drop(proto::decode::<LifecycleAnswer>(&answer).expect(well_formed));
+            drop(proto::decode::<LifecycleAnswer>(&machine.apply(at, bytes)).expect(well_formed));
         }
         Err(_) => {
-            let answer = proto::decode::<Answer<'_>>(&answer).expect(well_formed);
-            assert_eq!(answer.expect_err("nonsense is refused").code, proto::Code::BadRequest);
+            let before = machine.digest();
+            let stopped = catch_unwind(AssertUnwindSafe(|| machine.apply(at, bytes)));
+            let panic = stopped.expect_err("what cannot be read is not passed over");
+            let told = panic.downcast_ref::<String>().expect("a sentence");
+            assert!(told.starts_with("a command in entry 1 cannot be read by this build: "), "{told}");
+            assert_eq!(machine.digest(), before, "nothing was done of it");
         }
     }
 }
@@ -127,7 +136,8 @@ fn the_whole_shard_comes_in() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// No bytes at all make a machine panic, neither as commands nor as pieces.
+    /// At bytes that are no command a machine stops before it does anything, and no bytes at all make it panic
+    /// otherwise, neither as commands nor as pieces.
     #[test]
     fn arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let mut machine = owning(KvMachine::new(), 8);

@@ -25,7 +25,8 @@ impl fmt::Display for Incarnation {
 /// What a node says of itself when it joins.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct NodeSpec {
-    /// `host:port` of the node-to-node transport.
+    /// `host:port` of the node-to-node transport; empty for a node that has come back at an address where the
+    /// map still has another.
     pub peer: String,
     /// `host:port` of the HTTP front end.
     pub http: String,
@@ -522,6 +523,8 @@ pub struct ClusterMap {
     pub moves: Vec<MoveView>,
     /// The shards that failed to move, by shard.
     pub setbacks: Vec<SetbackView>,
+    /// How many groups held data when the cluster was born, numbered from 1.
+    pub groups_at_birth: u32,
 }
 
 /// A move that a change would bring about.

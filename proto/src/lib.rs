@@ -12,6 +12,7 @@
 //! Everything here is plain data: no tokio, no sockets, no clocks. Every message that leaves a process starts
 //! with a format version, and its bytes are held fast by tests.
 
+mod address;
 mod batch;
 mod codec;
 mod controller;
@@ -22,6 +23,7 @@ mod limits;
 mod operation;
 mod shard;
 
+pub use address::split_address;
 pub use batch::{BatchReply, BatchRequest, Consistency, Item};
 pub use codec::{DecodeError, VERSION, decode, decode_part, encode};
 pub use controller::{
@@ -36,4 +38,4 @@ pub use lifecycle::{
 };
 pub use limits::Limits;
 pub use operation::{Answer, Command, Expect, Operation, Record, Reply, Stamp, Write};
-pub use shard::{SHARDS_DEFAULT, ShardSet, hashed_part, shard_of, shard_of_prefix};
+pub use shard::{SHARDS_DEFAULT, SHARDS_MAX, ShardSet, hashed_part, shard_of, shard_of_prefix};

@@ -6,6 +6,9 @@ use bincode::{Decode, Encode};
 /// The number of shards a cluster is born with unless told otherwise.
 pub const SHARDS_DEFAULT: u32 = 256;
 
+/// The most shards of a cluster; ids are below this. Machines depend on it, so it is part of their format.
+pub const SHARDS_MAX: u32 = 1 << 16;
+
 /// The part of a key that decides its shard: the text inside the first `{…}` where there is one and it is not
 /// empty, otherwise the whole key. `{room1}/a` and `{room1}/b` therefore live together.
 pub fn hashed_part(key: &[u8]) -> &[u8] {

@@ -157,6 +157,7 @@ fn golden_map() {
         groups: vec![group],
         moves: vec![moved],
         setbacks: vec![SetbackView { shard: SHARD, count: 2, why: "w".into() }],
+        groups_at_birth: 3,
     };
     let want: &[&[u8]] = &[
         b"\x01",
@@ -169,6 +170,7 @@ fn golden_map() {
         b"\x01\x07\x00",             // their leader and preferred leader
         b"\x01\x09\x01\x02\x03\x01", // moves
         b"\x01\x09\x02\x01w",        // setbacks
+        b"\x03",                     // groups at birth
     ];
     assert_eq!(encode(&map), want.concat());
     assert_eq!(decode::<ClusterMap>(&want.concat()), Ok(map));

@@ -3,10 +3,11 @@
 //!
 //! Bytes decide, not entries, so that the disk stays bounded whatever the entries' size. What stays behind the
 //! snapshot: `log_bytes_kept`, so that a follower which lags a little is served from the log; and what a
-//! follower needs that is being sent an older snapshot or follows in the log, unless the log has outgrown that:
-//! then such a follower's stream is ended (see [`LogFloor`]), and it starts over with a newer one. The log has
-//! outgrown it before so much of the bound on disk is taken that writers would have to wait for the follower's
-//! sake (see [`crate::flow_control`]).
+//! follower needs that is being sent an older snapshot or follows in the log, unless that is more than the log may
+//! hold for it: then such a follower's stream is ended (see [`LogFloor`]), and it starts over with a newer snapshot.
+//! That is before so much of the bound on disk is taken that writers would have to wait for the follower's sake (see
+//! [`crate::flow_control`]). What counts is the log behind each follower, not all that there is: at the end of a copy
+//! the log is at its longest, and nearly all of it is about to go.
 //!
 //! Replicas apply the same bytes, so left alone they would all make their snapshots at once, and a write would find
 //! no majority of idle disks. So a replica's first snapshot after its start comes early, by its place among the
@@ -15,6 +16,7 @@
 use crate::config::RaftConfig;
 use crate::flow_control::{FlowControl, disk_bytes_max};
 use crate::group::stop_reason;
+use crate::log::GroupLog;
 use crate::machine::Machine;
 use crate::replica::{Shared, StateMachine};
 use crate::snapshot::SnapshotStore;
@@ -54,8 +56,6 @@ struct LogView {
     /// Entries and bytes applied since this replica started, for their mean.
     applied_entries: u64,
     applied_bytes: u64,
-    /// Bytes of the log that are not purged.
-    live_bytes: u64,
 }
 
 /// Whether the replicas are to be spread anew: never yet, or over a distance that has become short.
@@ -73,8 +73,8 @@ fn due_bytes(config: &RaftConfig, last_bytes: u64, data_bytes: u64) -> u64 {
     room.min(last_bytes / 2).max(data_bytes / LEAST_DUE_SHARE).max(config.snapshot_log_bytes_min)
 }
 
-/// The bytes of log from which followers do not hold it any more.
-fn outgrown_bytes(config: &RaftConfig, last_bytes: u64, data_bytes: u64) -> u64 {
+/// The most bytes of log that are held for a follower.
+fn held_bytes_max(config: &RaftConfig, last_bytes: u64, data_bytes: u64) -> u64 {
     room(config, last_bytes, data_bytes, data_bytes / HELD_ROOM_SHARE).max(config.snapshot_log_bytes_min)
 }
 
@@ -96,20 +96,12 @@ fn first_due(due_bytes: u64, spread_over: u64, place: u64, voters: u64) -> u64 {
     due_bytes - (voters - place) * due_bytes.saturating_sub(spread_over) / voters
 }
 
-/// The last index that may be purged, or `None` where nothing may. `needed` are indexes that followers hold:
-/// each needs what comes after it.
-fn purge_upto(
-    view: LogView,
-    config: &RaftConfig,
-    outgrown_bytes: u64,
-    needed: impl Iterator<Item = u64>,
-) -> Option<u64> {
+/// The last index that may be purged, or `None` where nothing may. `held` are indexes that followers hold: each needs
+/// what comes after it.
+fn purge_upto(view: LogView, config: &RaftConfig, held: impl Iterator<Item = u64>) -> Option<u64> {
     let mean = (view.applied_bytes / view.applied_entries.max(1)).max(1);
     let kept = config.log_bytes_kept / mean;
-    let mut upto = view.snapshot.saturating_sub(kept);
-    if view.live_bytes < outgrown_bytes {
-        upto = needed.filter(|&index| index >= view.purged).fold(upto, u64::min);
-    }
+    let upto = held.fold(view.snapshot.saturating_sub(kept), u64::min);
     (upto > view.purged).then_some(upto)
 }
 
@@ -121,6 +113,7 @@ pub(crate) struct Compactor<M: Machine> {
     pub(crate) config: RaftConfig,
     pub(crate) floor: LogFloor,
     pub(crate) flow: Arc<FlowControl>,
+    pub(crate) log: GroupLog,
 }
 
 /// What a look at a replica says of its disk.
@@ -164,7 +157,7 @@ impl<M: Machine> Compactor<M> {
     fn sizes(&self) -> Sizes {
         let last_bytes = self.snapshots.current().map_or(0, |snapshot| snapshot.bytes);
         let (least, (_, voters)) = (self.config.snapshot_log_bytes_min, self.place());
-        // The machine is asked only where its size may matter: where a snapshot may be due, or the log outgrown.
+        // The machine is asked only where its size may matter: where a snapshot may be due, or the log held too long.
         let matters = last_bytes >= least
             || self.shared.uncovered_bytes() >= least / voters
             || self.flow.log_bytes() >= least;
@@ -201,6 +194,10 @@ impl<M: Machine> Compactor<M> {
         if before.is_some_and(|id| id.index() >= applied) {
             return true;
         }
+        // A follower that is still being sent the one before the last is sent the last instead: the log after it is
+        // gone, so it would have to be sent another anyway, and the disk has no room for three.
+        let purged = metrics.borrow_watched().purged.map_or(0, |id| id.index());
+        self.snapshots.withdraw_before(purged);
         if self.raft.trigger().snapshot().await.is_err() {
             return false;
         }
@@ -229,11 +226,13 @@ impl<M: Machine> Compactor<M> {
             purged,
             applied_entries: self.shared.applied_entries(),
             applied_bytes: self.shared.applied_bytes(),
-            live_bytes: self.flow.log_bytes(),
         };
-        let needed = followers.iter().copied().chain(self.snapshots.in_use());
-        let outgrown_bytes = outgrown_bytes(&self.config, last_bytes, data_bytes);
-        let Some(upto) = purge_upto(view, &self.config, outgrown_bytes, needed) else { return true };
+        let held_bytes_max = held_bytes_max(&self.config, last_bytes, data_bytes);
+        // Whoever is below what was purged is past help.
+        let held = followers.iter().copied().chain(self.snapshots.in_use()).filter(|&index| {
+            index >= purged && (index >= snapshot || self.log.bytes_after(index) < held_bytes_max)
+        });
+        let Some(upto) = purge_upto(view, &self.config, held) else { return true };
         let purged_or_postponed = self.raft.trigger().purge_log(upto).await.is_ok();
         // openraft postpones a purge as long as a stream is open to a follower that is below it.
         if followers.iter().any(|matched| (purged..upto).contains(matched)) {
@@ -251,13 +250,7 @@ mod tests {
     use super::*;
 
     fn view() -> LogView {
-        LogView {
-            snapshot: 1_000,
-            purged: 100,
-            applied_entries: 1_000,
-            applied_bytes: 1_000_000,
-            live_bytes: 900_000,
-        }
+        LogView { snapshot: 1_000, purged: 100, applied_entries: 1_000, applied_bytes: 1_000_000 }
     }
 
     fn config(kept: u64) -> RaftConfig {
@@ -305,10 +298,10 @@ mod tests {
     fn followers_let_go_before_writers_wait() {
         const MIB: u64 = 1 << 20;
         let config = RaftConfig::default();
-        let outgrown = |last: u64, data: u64| outgrown_bytes(&config, last * MIB, data * MIB) / MIB;
-        assert_eq!([outgrown(0, 0), outgrown(1_200, 1_024), outgrown(3_000, 1_024)], [128, 602, 64]);
+        let held = |last: u64, data: u64| held_bytes_max(&config, last * MIB, data * MIB) / MIB;
+        assert_eq!([held(0, 0), held(1_200, 1_024), held(3_000, 1_024)], [128, 602, 64]);
         for last in (1_024..1_600).step_by(16) {
-            assert!(outgrown(last, 1_024) > due_bytes(&config, last * MIB, 1_024 * MIB) / MIB);
+            assert!(held(last, 1_024) > due_bytes(&config, last * MIB, 1_024 * MIB) / MIB);
         }
     }
 
@@ -328,18 +321,17 @@ mod tests {
     #[test]
     fn keeps_bytes_behind_the_snapshot() {
         let none = std::iter::empty;
-        assert_eq!(purge_upto(view(), &config(50_000), 1 << 20, none()), Some(950));
-        assert_eq!(purge_upto(view(), &config(0), 1 << 20, none()), Some(1_000));
-        assert_eq!(purge_upto(view(), &config(900_000), 1 << 20, none()), None);
+        assert_eq!(purge_upto(view(), &config(50_000), none()), Some(950));
+        assert_eq!(purge_upto(view(), &config(0), none()), Some(1_000));
+        assert_eq!(purge_upto(view(), &config(900_000), none()), None);
     }
 
-    /// A follower in the log holds it; one below what is purged is past help; an outgrown log is held by none.
+    /// Followers in the log hold it, the last of them most; one that is ahead of the snapshot holds nothing.
     #[test]
-    fn followers_hold_the_log_within_bounds() {
-        let upto = |needed: u64, due| purge_upto(view(), &config(0), due, std::iter::once(needed));
-        assert_eq!(upto(700, 1 << 20), Some(700));
-        assert_eq!(upto(50, 1 << 20), Some(1_000));
-        assert_eq!(upto(100, 1 << 20), None);
-        assert_eq!(upto(700, 300_000), Some(1_000));
+    fn followers_hold_the_log() {
+        let upto = |held: &[u64]| purge_upto(view(), &config(0), held.iter().copied());
+        assert_eq!(upto(&[700, 900]), Some(700));
+        assert_eq!(upto(&[1_500]), Some(1_000));
+        assert_eq!(upto(&[100]), None);
     }
 }

@@ -1,6 +1,7 @@
 //! How a node's groups behave: one struct, each field with its default, its unit and the reason to change it.
 
 use crate::error::Fatal;
+use crate::mutation::{self, Mutation};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,7 +89,7 @@ impl RaftConfig {
             ("snapshot_install_timeout_ms", self.snapshot_install_timeout_ms),
         ];
         if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return refuse(format!("{field} must be at least 1"));
+            return refuse(format!("{field} must be at least 1, not 0"));
         }
         if self.election_timeout_ms_min < 2 * self.heartbeat_interval_ms {
             return refuse(format!(
@@ -132,7 +133,7 @@ impl RaftConfig {
             max_payload_entries: 256,
             enable_pre_vote: Some(true),
             enable_leader_restore: Some(false),
-            allow_log_reversion: Some(false),
+            allow_log_reversion: Some(mutation::is_on(Mutation::CommitOneVoteTooFew)),
             backoff: "50ms 100ms ..500ms".into(),
             ..openraft::Config::default()
         };

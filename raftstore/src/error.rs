@@ -146,11 +146,11 @@ pub enum Fatal {
         by: NodeId,
     },
     /// The network address cannot be listened on.
-    #[error("cannot listen on {address}: {why}")]
+    #[error("{why}")]
     Listen {
         /// The address.
         address: String,
-        /// The reason.
+        /// The network's reason, which names the address.
         why: String,
     },
     /// The group's own machinery stopped.

@@ -22,7 +22,9 @@ use crate::replicated_time::ReplicatedTime;
 use crate::runtime::{Clock, Runtime, Supervisor, Ticker};
 use crate::staleness::Staleness;
 use crate::storage::{Identity, Storage, StorageConfig, StorageStats};
-use crate::transport::{CallError, LogFloor, Refusal, Server, Transport, TransportConfig, TransportStats};
+use crate::transport::{
+    CallError, GreetError, LogFloor, Refusal, Server, Transport, TransportConfig, TransportStats,
+};
 use crate::types::{Address, ReplicaId};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
@@ -203,6 +205,7 @@ impl Host {
             move || log.bytes()
         };
         let flow = Arc::new(FlowControl::new(raft_config, Box::new(log_bytes)));
+        let compacted = log.clone();
         let machine = StateMachine {
             shared: shared.clone(),
             snapshots: snapshots.clone(),
@@ -223,6 +226,7 @@ impl Host {
             config: raft_config.clone(),
             floor,
             flow: flow.clone(),
+            log: compacted,
         };
         // It copies of the machine, too: where that panics, the group has to stop.
         supervisor.watch_over(async { drop(Runtime::spawn(compactor.run())) }).await;
@@ -389,7 +393,30 @@ impl Host {
         Ok(())
     }
 
-    /// Sends a request to a service of another node.
+    /// Says where other nodes reach this one. It tells them itself whenever it connects, so that they find it again
+    /// where it came back at another address. Whoever is not this node for good says nothing.
+    ///
+    /// # Panics
+    /// If the address is longer than 255 bytes.
+    pub fn advertise(&self, own: &str) {
+        self.transport.advertise(own);
+    }
+
+    /// Says that a node is at `address` now. It is tried there first and then wherever it was said to be before;
+    /// whoever else answers there is not taken for it.
+    pub fn locate(&self, node: NodeId, address: &str) {
+        self.transport.locate(node, address);
+    }
+
+    /// Asks whoever is at `address` which node of this cluster that is.
+    ///
+    /// # Errors
+    /// [`GreetError`]; [`crate::Unwelcome::NumberInUse`] where it goes by this node's own number.
+    pub async fn who_is(&self, address: &str) -> Result<NodeId, GreetError> {
+        self.transport.who_is(address).await
+    }
+
+    /// Sends a request to a service of another node; at `address`, or wherever else it was said to be.
     ///
     /// # Errors
     /// [`CallError`] says whether the request may have been carried out.

@@ -103,6 +103,7 @@ mod lives;
 mod log;
 mod machine;
 mod membership;
+pub mod mutation;
 mod network;
 mod pace;
 mod peer;
@@ -125,12 +126,14 @@ pub use disk::{
 pub use error::{Fatal, MemberError, ProposeError, ReadError};
 pub use group::Group;
 pub use host::{Host, HostConfig, Services};
-pub use machine::{CopyId, CopyStep, LoadError, Machine, Moment};
+pub use machine::{CopyId, CopyStep, LoadError, Machine, Moment, unreadable};
 pub use network::{Link, LinkCounters, Listener, Network, Observer, SimulatedNetwork, Stream, TcpNetwork};
 pub use replica::COPY_LAST_BYTES;
 pub use runtime::{Clock, Random, SimulatedClock, SystemClock, random, seed};
 pub use snapshot::PIECE_BYTES_MAX;
 pub use status::{GroupStatus, Role};
 pub use storage::{Identity, LATENCY_BUCKETS, StorageConfig, StorageError, StorageStats};
-pub use transport::{CallError, LaneStats, RaftCalls, Refusal, TransportConfig, TransportStats};
+pub use transport::{
+    CallError, GreetError, LaneStats, RaftCalls, Refusal, TransportConfig, TransportStats, Unwelcome,
+};
 pub use types::{Address, Member};

@@ -61,6 +61,11 @@ impl GroupLog {
         self.group.state().view.log_bytes
     }
 
+    /// About what the entries after `index` take on disk.
+    pub(crate) fn bytes_after(&self, index: u64) -> u64 {
+        self.group.state().bytes_after(index)
+    }
+
     /// Waits for room, changes the view and queues the operation behind that change, in one step.
     async fn enqueue(
         &self,

@@ -5,6 +5,7 @@
 //! every replica that applies the same commands holds the same state and gives the same answers.
 
 use bytes::Bytes;
+use std::fmt;
 
 /// Where and when a command is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,20 @@ pub struct CopyStep {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CopyId(pub u64);
 
+/// Stops a machine at a command whose bytes this build cannot read, and with it the node: a build that can has proposed
+/// it, whose replicas carry it out. Whoever went on without it would hold another state than they do, and not know.
+/// Nothing that a client or another node has sent gets here: it is read before it is proposed.
+///
+/// # Panics
+/// Always.
+pub fn unreadable(at: Moment, why: &dyn fmt::Display) -> ! {
+    panic!(
+        "a command in entry {} cannot be read by this build: {why}; start the node with the build that wrote it, or a \
+         later one",
+        at.index
+    )
+}
+
 /// Why a copy cannot be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("copied state is malformed: {0}")]
@@ -46,7 +61,8 @@ pub trait Machine: Send + Sync + 'static {
     /// Applies one command and returns its answer, in the machine's own encoding.
     ///
     /// A command that makes no sense is answered so, never a panic: it is in the log already, and every
-    /// replica would meet it again at every restart.
+    /// replica would meet it again at every restart. Only what this build cannot read at all ends in
+    /// [`unreadable`].
     fn apply(&mut self, at: Moment, command: &[u8]) -> Bytes;
 
     /// The latest time of all that was applied or loaded, from which time goes on; 0 where nothing was, or where the

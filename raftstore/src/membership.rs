@@ -125,8 +125,8 @@ impl<M: Machine> Group<M> {
         self.alter_voters(deadline, |present| present.clone_from(voters)).await
     }
 
-    /// Says that a member is reached at another address. No error where it is known to be. openraft keeps what is
-    /// open to the old address until the leader changes, so leadership is handed over.
+    /// Says that a member is reached at another address: here at once, for the change may need that very member,
+    /// and wherever the membership is read once it is agreed on. No error where it is known to be.
     ///
     /// # Errors
     /// [`MemberError`].
@@ -137,26 +137,14 @@ impl<M: Machine> Group<M> {
         deadline: Duration,
     ) -> Result<(), MemberError> {
         let until = Instant::now() + deadline;
+        self.inner.transport.locate(node, &address.peer);
         let change = self.begin(until).await?;
         let known = change.view.member(node).ok_or_else(|| self.refuse("it is not a member"))?;
-        let own = self.inner.node;
-        let others = change.view.voters().into_iter().filter(|&voter| voter != own && voter != node);
-        let matched = self.status().matched;
-        let to = others
-            .filter(|&voter| self.hears(voter))
-            .max_by_key(|voter| matched.get(voter).copied().flatten());
-        if to.is_none() && node != own {
-            return Err(self.refuse("nobody else could lead and reach it there: remove it and add it again"));
-        }
-        if known.address != *address {
-            let moved = ReplicaDescriptor { address: address.clone(), ..known.clone() };
-            self.make(change, Change::SetNodes([(node.0, moved)].into()), until).await?;
-        }
-        if node == own || self.hears(node) {
+        if known.address == *address {
             return Ok(());
         }
-        let handed = self.hand_over(to, until.saturating_duration_since(Instant::now())).await;
-        handed.map_err(|error| MemberError::Unknown { group: self.id(), why: error.to_string() })
+        let moved = ReplicaDescriptor { address: address.clone(), ..known.clone() };
+        self.make(change, Change::SetNodes([(node.0, moved)].into()), until).await
     }
 
     async fn alter_voters(

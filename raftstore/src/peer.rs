@@ -5,7 +5,7 @@
 use crate::group::Inner;
 use crate::machine::Machine;
 use crate::replica::Shared;
-use crate::snapshot::{Snapshot, SnapshotWriter};
+use crate::snapshot::{ReceiveRoom, Snapshot, SnapshotWriter};
 use crate::staleness::Staleness;
 use crate::transport::{Replica, SnapshotSink, Stopped};
 use crate::types::{
@@ -15,9 +15,13 @@ use crate::types::{
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{BoxStream, StreamExt};
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal, RaftError};
 use std::io;
 use std::sync::Arc;
+
+/// Why a snapshot is not received any more.
+const OUTVOTED: &str = "its sender leads no more, or the replica has stopped";
 
 type Raft<M> = openraft::Raft<TypeConfig, crate::replica::StateMachine<M>>;
 
@@ -88,11 +92,16 @@ impl<M: Machine> Replica for Inner<M> {
         async move { raft.handle_transfer_leader(request).await.map_err(stopped) }.boxed()
     }
 
-    fn receive_snapshot(&self) -> BoxFuture<'static, io::Result<Box<dyn SnapshotSink>>> {
+    fn receive_snapshot(&self, vote: Vote) -> BoxFuture<'static, io::Result<Box<dyn SnapshotSink>>> {
         let (raft, snapshots) = (self.raft.clone(), self.snapshots.clone());
         async move {
+            // Whoever leads no more must not have a copy give way, or the leader's snapshot.
+            if raft.server_metrics().borrow_watched().vote > vote {
+                return Err(io::Error::other(OUTVOTED));
+            }
+            let room = snapshots.room().receive().await;
             let writer = snapshots.create().await?;
-            Ok(Box::new(Sink { raft, writer }) as Box<dyn SnapshotSink>)
+            Ok(Box::new(Sink { raft, vote, writer, room }) as Box<dyn SnapshotSink>)
         }
         .boxed()
     }
@@ -102,12 +111,33 @@ impl<M: Machine> Replica for Inner<M> {
 /// then decides whether the sender still leads, and only then does it become the current one.
 struct Sink<M: Machine> {
     raft: Raft<M>,
+    vote: Vote,
     writer: SnapshotWriter,
+    room: ReceiveRoom,
+}
+
+impl<M: Machine> Sink<M> {
+    /// Resolves once a vote is known that is later than the sender's, or the replica has stopped.
+    async fn outvoted(&self) {
+        let mut metrics = self.raft.server_metrics();
+        while metrics.borrow_and_update().vote <= self.vote && metrics.changed().await.is_ok() {}
+    }
 }
 
 impl<M: Machine> SnapshotSink for Sink<M> {
     fn append(&mut self, piece: Bytes) -> BoxFuture<'_, io::Result<()>> {
         async move { Ok(self.writer.append(piece).await?) }.boxed()
+    }
+
+    fn given_up(&self) -> BoxFuture<'_, &'static str> {
+        async {
+            tokio::select! {
+                biased;
+                () = self.room.wanted() => "another snapshot is received instead",
+                () = self.outvoted() => OUTVOTED,
+            }
+        }
+        .boxed()
     }
 
     fn install(
@@ -116,9 +146,10 @@ impl<M: Machine> SnapshotSink for Sink<M> {
         meta: SnapshotMeta,
     ) -> BoxFuture<'static, io::Result<SnapshotResponse>> {
         async move {
-            let snapshot: Snapshot = self.writer.finish(meta.clone()).await?;
+            let Self { raft, writer, room: _room, .. } = *self;
+            let snapshot: Snapshot = writer.finish(meta.clone()).await?;
             let received = openraft::Snapshot { meta, snapshot };
-            self.raft.install_full_snapshot(vote, received).await.map_err(io::Error::other)
+            raft.install_full_snapshot(vote, received).await.map_err(io::Error::other)
         }
         .boxed()
     }

@@ -10,7 +10,7 @@ use crate::flow_control::FlowControl;
 use crate::machine::{CopyId, Machine, Moment};
 use crate::pace::Pace;
 use crate::replicated_time::ReplicatedTime;
-use crate::snapshot::{Snapshot, SnapshotStore};
+use crate::snapshot::{CopyRoom, Snapshot, SnapshotStore};
 use crate::types::{Answers, LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -225,6 +225,7 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Snapshot) -> io::Result<()> {
+        let _room = self.snapshots.room().install().await;
         // Durable and current before anything vouches for it: after this the log below it may be purged.
         self.snapshots.install(&snapshot).await?;
         self.shared.install(meta, &snapshot).await?;
@@ -291,7 +292,24 @@ impl<M: Machine> Builder<M> {
         }
     }
 
+    /// Makes a snapshot, or waits for the one that its leader sends meanwhile.
     async fn build(&mut self) -> io::Result<OpenraftSnapshot> {
+        let last_log_id = |snapshot: &Snapshot| snapshot.meta.last_log_id;
+        let before = self.snapshots.current().as_ref().and_then(last_log_id);
+        loop {
+            let room = self.snapshots.room().copy().await;
+            if let Some(snapshot) = self.snapshots.current().filter(|current| last_log_id(current) > before) {
+                return Ok(OpenraftSnapshot { meta: snapshot.meta.clone(), snapshot });
+            }
+            if let Some(made) = self.copy(&room).await? {
+                return Ok(made);
+            }
+            tracing::info!(group = %self.shared.group, "snapshot given up: the leader sends one");
+        }
+    }
+
+    /// Copies the machine; `None` where the copy had to give way, and nothing is left of it.
+    async fn copy(&self, room: &CopyRoom) -> io::Result<Option<OpenraftSnapshot>> {
         let started = Instant::now();
         let mut writer = self.snapshots.create().await?;
         let copy = self.shared.lock_write().machine.copy_begin();
@@ -321,7 +339,11 @@ impl<M: Machine> Builder<M> {
             }
             let log_bytes = self.shared.applied_bytes() - applied_before;
             let (now, awaited) = (Instant::now(), self.flow.is_full());
-            tokio::time::sleep_until(pace.next(now, copied - before, log_bytes, awaited)).await;
+            tokio::select! {
+                biased;
+                () = room.wanted() => return Ok(None),
+                () = tokio::time::sleep_until(pace.next(now, copied - before, log_bytes, awaited)) => {}
+            }
         };
         let snapshot = writer.finish(meta.clone()).await?;
         self.snapshots.install(&snapshot).await?;
@@ -331,7 +353,7 @@ impl<M: Machine> Builder<M> {
         let writers_waited_ms = (self.flow.waited() - waited_before).as_millis();
         let (group, bytes) = (self.shared.group, snapshot.bytes);
         tracing::info!(%group, bytes, took_ms, writers_waited_ms, meta = %meta, "snapshot made");
-        Ok(OpenraftSnapshot { meta, snapshot })
+        Ok(Some(OpenraftSnapshot { meta, snapshot }))
     }
 }
 

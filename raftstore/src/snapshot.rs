@@ -15,10 +15,12 @@
 mod manifest;
 mod pieces;
 mod reader;
+mod room;
 mod writer;
 
 pub(crate) use manifest::{Manifest, parse_table_name};
 pub(crate) use reader::SnapshotReader;
+pub(crate) use room::{CopyRoom, ReceiveRoom, Room};
 pub(crate) use writer::SnapshotWriter;
 
 use crate::disk::{Disk, OpenTable, lock};
@@ -32,7 +34,7 @@ use proto::GroupId;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// The longest piece of a copy, in bytes: a value of 4 MiB with all that stands around it.
 pub const PIECE_BYTES_MAX: usize = (4 << 20) + (64 << 10);
@@ -42,6 +44,7 @@ pub const PIECE_BYTES_MAX: usize = (4 << 20) + (64 << 10);
 pub(crate) struct SnapshotStore {
     handle: Arc<Handle>,
     group: Arc<Group>,
+    room: Arc<Room>,
     /// The group's [`State::lives`] when this was made.
     life: u64,
 }
@@ -49,7 +52,12 @@ pub(crate) struct SnapshotStore {
 impl SnapshotStore {
     pub(crate) fn new(handle: Arc<Handle>, group: Arc<Group>) -> Self {
         let life = group.state().lives;
-        Self { handle, group, life }
+        Self { handle, group, room: Arc::default(), life }
+    }
+
+    /// Where a snapshot beside the current one may be written.
+    pub(crate) fn room(&self) -> &Arc<Room> {
+        &self.room
     }
 
     /// Whether a snapshot still has a place to go to.
@@ -98,10 +106,20 @@ impl SnapshotStore {
     /// The last indexes of snapshots that are not current any more but still read: whoever is sent one needs
     /// the log after it.
     pub(crate) fn in_use(&self) -> Vec<u64> {
+        self.retired().iter().map(|stored| stored.index()).collect()
+    }
+
+    /// Has those of them be sent no further that end before `index`.
+    pub(crate) fn withdraw_before(&self, index: u64) {
+        for stored in self.retired().iter().filter(|stored| stored.index() < index) {
+            stored.withdrawn.send_replace(true);
+        }
+    }
+
+    fn retired(&self) -> Vec<Arc<Stored>> {
         let mut state = self.group.state();
         state.durable.retired.retain(|retired| retired.strong_count() > 0);
-        let read = state.durable.retired.iter().filter_map(Weak::upgrade);
-        read.filter_map(|stored| stored.manifest.meta.last_log_id.map(|id| id.index())).collect()
+        state.durable.retired.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// The snapshot that a restart would find.
@@ -123,12 +141,22 @@ pub(crate) struct Snapshot {
 pub(crate) struct Stored {
     manifest: Manifest,
     tables: Arc<Tables>,
+    /// Set once it is not to be sent any more.
+    withdrawn: watch::Sender<bool>,
+}
+
+impl Stored {
+    /// The last index that it covers.
+    fn index(&self) -> u64 {
+        self.manifest.meta.last_log_id.map_or(0, |id| id.index())
+    }
 }
 
 impl Snapshot {
     pub(crate) fn new(manifest: Manifest, tables: Arc<Tables>) -> Self {
         let (meta, bytes) = (manifest.meta.clone(), manifest.bytes);
-        Self { meta, bytes, stored: Arc::new(Stored { manifest, tables }) }
+        let stored = Stored { manifest, tables, withdrawn: watch::Sender::new(false) };
+        Self { meta, bytes, stored: Arc::new(stored) }
     }
 
     pub(crate) fn manifest(&self) -> &Manifest {
@@ -150,6 +178,17 @@ impl Snapshot {
                 snapshot: format!("{:?}", stored.tables),
                 why: format!("{name} is missing"),
             }),
+        }
+    }
+
+    /// Resolves once the snapshot is not to be sent any more.
+    pub(crate) fn withdrawn(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut withdrawn = self.stored.withdrawn.subscribe();
+        async move {
+            // An error means that nobody can withdraw it any more.
+            if withdrawn.wait_for(|withdrawn| *withdrawn).await.is_err() {
+                std::future::pending().await
+            }
         }
     }
 

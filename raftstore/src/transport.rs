@@ -19,7 +19,8 @@
 //!
 //! Not here yet: TLS, which the [`Network`] will wrap around its streams.
 
-mod append;
+mod addresses;
+pub(crate) mod append;
 mod batch;
 mod call;
 mod config;
@@ -43,6 +44,7 @@ mod tests;
 pub(crate) use append::LogFloor;
 pub use call::CallError;
 pub use config::TransportConfig;
+pub use handshake::{GreetError, Unwelcome};
 pub use inbound::Refusal;
 pub(crate) use inbound::{Inbound, Replica, SnapshotSink, Stopped};
 pub(crate) use server::Server;
@@ -52,7 +54,7 @@ pub use stats::{LaneStats, RaftCalls, TransportStats};
 use crate::network::Network;
 use crate::types::Address;
 use bytes::Bytes;
-use handshake::CLUSTER_BYTES_MAX;
+use handshake::{ADDRESS_BYTES_MAX, CLUSTER_BYTES_MAX};
 use lane::{LaneKind, Local};
 use peer::Peer;
 use proto::{GroupId, NodeId};
@@ -72,8 +74,8 @@ pub(crate) struct Transport {
 
 #[derive(Default)]
 struct Peers {
-    /// By id and address: while a node moves, groups may know it at either, and must not fight over its lanes.
-    known: BTreeMap<(NodeId, String), Arc<Peer>>,
+    /// By id alone: while a node moves, groups may know it at different addresses, and share its lanes all the same.
+    known: BTreeMap<NodeId, Arc<Peer>>,
     closed: bool,
 }
 
@@ -96,6 +98,7 @@ impl Transport {
             cluster,
             network,
             config: Arc::new(config),
+            addresses: Arc::default(),
             counters: Arc::default(),
             ids: Arc::new(AtomicU64::new(1)),
         };
@@ -140,6 +143,28 @@ impl Transport {
         call::call(&queue, &self.local.config, service, &body, deadline).await
     }
 
+    /// Says where others reach this node, which tells them at each connection that it makes from now on.
+    ///
+    /// # Panics
+    /// If the address is longer than 255 bytes.
+    pub(crate) fn advertise(&self, own: &str) {
+        assert!(own.len() <= ADDRESS_BYTES_MAX, "an address has at most {ADDRESS_BYTES_MAX} bytes");
+        self.local.addresses.advertise(own);
+    }
+
+    /// Says that `node` is at `address` now; the next connection to it is tried there first.
+    pub(crate) fn locate(&self, node: NodeId, address: &str) {
+        self.local.addresses.locate(node, address);
+    }
+
+    /// Asks whoever is at `address` who that is.
+    ///
+    /// # Errors
+    /// [`GreetError`].
+    pub(crate) async fn who_is(&self, address: &str) -> Result<NodeId, GreetError> {
+        handshake::who_is(&self.local, address).await
+    }
+
     /// What was sent and received since the start.
     pub(crate) fn stats(&self) -> TransportStats {
         self.local.counters.read()
@@ -163,16 +188,14 @@ impl Transport {
     }
 
     fn peer(&self, id: NodeId, address: &str) -> Arc<Peer> {
+        self.local.addresses.told(id, address);
         let mut peers = self.lock();
-        let key = (id, address.to_owned());
-        if let Some(peer) = peers.known.get(&key) {
+        if let Some(peer) = peers.known.get(&id) {
             return peer.clone();
         }
-        let peer = Arc::new(Peer::new(id, address.to_owned(), &self.local.config, peers.closed));
+        let peer = Arc::new(Peer::new(id, &self.local.config, peers.closed));
         if !peers.closed {
-            // Addresses of the node that no client uses any more are dropped, and their lanes end.
-            peers.known.retain(|(known, _), peer| *known != id || Arc::strong_count(peer) > 1);
-            peers.known.insert(key, peer.clone());
+            peers.known.insert(id, peer.clone());
         }
         peer
     }

@@ -5,8 +5,7 @@
 //! bound the state: at most about 20 MiB, half of which only where 65,536 shards failed to move. A cluster of
 //! 256 shards, 16 groups and 5 nodes takes less than 8 KiB, with hundreds of epochs in its history.
 
-/// The most shards; ids are below this.
-pub const SHARDS_MAX: u32 = 1 << 16;
+pub use proto::SHARDS_MAX;
 
 /// The most nodes.
 pub const NODES_MAX: usize = 1024;
@@ -51,6 +50,11 @@ pub const MOVES_DEFAULT: u32 = 4;
 
 /// How long a node may be silent before it counts as dead, unless set otherwise, in milliseconds.
 pub const DEAD_AFTER_DEFAULT_MS: u64 = 60_000;
+
+/// The shortest such time, in milliseconds. Nodes give a sign of life each second, and may take three more to
+/// notice that the one whom they give it to does not lead any more: less than this would take many for dead
+/// with every change of leaders.
+pub const DEAD_AFTER_MIN_MS: u64 = 5_000;
 
 /// The most epochs back that the map is known, beside the present one.
 pub const HISTORY_EPOCHS_MAX: usize = 4096;

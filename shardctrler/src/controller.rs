@@ -21,7 +21,6 @@ mod state;
 pub(crate) mod tests;
 mod view;
 
-use crate::membership::{self, MembershipStep};
 use bincode::{Decode, Encode};
 use history::History;
 use proto::{
@@ -101,25 +100,6 @@ impl Controller {
             to: after.target,
         });
         Ok(planned.collect())
-    }
-
-    /// What is to be done next about the members of a group; `None` where they are as they are to be, where
-    /// nothing can be done for want of a quorum, and for a group that is unknown or owns nothing any more.
-    pub fn next_step(&self, group: GroupId) -> Option<MembershipStep> {
-        if self.state.is_spent(group) {
-            return None;
-        }
-        let leader = self.hints.get(&group).and_then(|hint| hint.leader);
-        let group = self.state.groups.get(&group)?;
-        let (voters, learners) = group.members();
-        let members = membership::Members { voters: &voters, learners: &learners, leader };
-        membership::next_step(&group.replicas, &members, &self.state.disks())
-    }
-
-    /// The groups that are leaving and own nothing any more: their replicas can be dropped, then they are
-    /// [gone](ControllerChange::GroupGone).
-    pub fn spent_groups(&self) -> Vec<GroupId> {
-        self.state.groups.keys().copied().filter(|&group| self.state.is_spent(group)).collect()
     }
 }
 

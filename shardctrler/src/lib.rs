@@ -6,8 +6,9 @@
 //! Keys are hashed to shards, shards are served by groups, and a group's replicas are on nodes. Nodes come,
 //! die, lose their disks and return; groups are added and removed; and at every moment each shard must have
 //! exactly one owner on whom everybody agrees. So the map is itself a replicated machine, group 0, and
-//! whatever changes it is a command in its log. This crate is that machine and nothing else: no runtime, no
-//! clock, no randomness. Who sends the commands, copies shards and changes members asks it what is to be
+//! whatever changes it is a command in its log. This crate is that machine, without a runtime, a clock or
+//! randomness, and beside it each node's handle on it, which has them: that follows the map, asks whoever leads,
+//! and has the leader judge who lives. Who sends the commands, copies shards and changes members asks it what is to be
 //! done, and tells it what was.
 //!
 //! # The words
@@ -90,9 +91,8 @@
 //!
 //! # What is missing
 //!
-//! The number of replicas of a group is that of the birth. A move whose destination has
-//! lost its quorum for good cannot be ended, since only the destination may say how it ended; its shard is
-//! served where it was. Placement looks at weights and counts, not at bytes or load.
+//! The number of replicas of a group is that of the birth. A move whose destination has lost its quorum for good
+//! cannot be ended, since only the destination may say how it ended; its shard is served where it was. Placement looks at weights and counts, not at bytes or load.
 
 mod api;
 pub mod bounds;

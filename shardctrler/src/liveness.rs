@@ -2,11 +2,11 @@
 //!
 //! Owns when each node was last heard of since this node began to lead, by its disk: what another process
 //! says under the same number is no sign of this one. Must never judge by what an earlier leader heard, nor
-//! by the time before a node was on the map: whoever has just begun to lead, or has just joined, has the
-//! whole of the time before it.
+//! by the time before a node was on the map, nor by a time in which this node itself stood still: whoever has
+//! just begun to lead, or has just joined, has the whole of the time before it.
 
 use crate::api::Sign;
-use proto::{ClusterMap, ControllerChange, GroupId, GroupState, Incarnation, NodeId, NodeState};
+use proto::{ClusterMap, ControllerChange, GroupId, GroupState, GroupView, Incarnation, NodeId, NodeState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -16,6 +16,8 @@ use tokio::time::Instant;
 pub(crate) struct Liveness {
     /// When this node began to lead, until it has judged for the first time.
     since: Option<Instant>,
+    /// When it judged last, or began to lead.
+    judged: Instant,
     known: BTreeMap<(NodeId, Incarnation), Known>,
 }
 
@@ -30,7 +32,7 @@ struct Known {
 impl Liveness {
     /// Nothing was heard yet.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { since: Some(now), known: BTreeMap::new() }
+        Self { since: Some(now), judged: now, known: BTreeMap::new() }
     }
 
     /// A node gave a sign of life.
@@ -44,14 +46,20 @@ impl Liveness {
         Some(now.saturating_duration_since(known.at))
     }
 
-    /// What the controller is to be told, given its map.
+    /// What the controller is to be told, given its map. To be asked several times in the time of silence that
+    /// counts as death: where much of it has passed since it was last, this node stood still (stopped, swapped
+    /// out, starved), what others said meanwhile may still wait to be heard, and nobody is judged by it.
     pub(crate) fn judge(&mut self, now: Instant, map: &ClusterMap) -> Vec<ControllerChange> {
+        let dead_after = Duration::from_millis(map.settings.dead_after_ms);
+        if now.saturating_duration_since(self.judged) >= dead_after / 2 {
+            *self = Self::new(now);
+        }
+        self.judged = now;
         let is_on_map = |&(node, disk): &(NodeId, Incarnation)| {
             map.nodes.iter().any(|view| view.node == node && view.spec.incarnation == disk)
         };
         self.known.retain(|known, _| is_on_map(known));
         let since = self.since.take().unwrap_or(now);
-        let dead_after = Duration::from_millis(map.settings.dead_after_ms);
         let judged = map.shard_map.epoch;
         let mut changes = Vec::new();
         for view in &map.nodes {
@@ -86,13 +94,27 @@ impl Liveness {
     }
 }
 
-/// The groups that are leaving, own no shard and take part in no move.
+/// The groups that are leaving, own no shard and take part in no move: their replicas can be dropped, then they are
+/// [gone](ControllerChange::GroupGone). A group that is spent stays so.
 pub fn spent(map: &ClusterMap) -> impl Iterator<Item = GroupId> + '_ {
-    let leaving = map.groups.iter().filter(|view| view.state == GroupState::Leaving);
-    leaving.map(|view| view.group).filter(|&group| {
-        let owns = map.shard_map.runs.iter().any(|run| run.owner == group || run.target == group);
-        !owns && !map.moves.iter().any(|moving| moving.from == group || moving.to == group)
-    })
+    let is_spent = |view: &&GroupView| {
+        let shards = map.shard_map.runs.iter().map(|run| (run.owner, run.target));
+        let moves = map.moves.iter().map(|moving| (moving.from, moving.to));
+        is_spent(view.group, Some(view.state), shards, moves)
+    };
+    map.groups.iter().filter(is_spent).map(|view| view.group)
+}
+
+/// Whether a group in this state has nothing left to do, given each shard's owner and target, and where each move
+/// comes from and goes.
+pub(crate) fn is_spent(
+    group: GroupId,
+    state: Option<GroupState>,
+    mut shards: impl Iterator<Item = (GroupId, GroupId)>,
+    mut moves: impl Iterator<Item = (GroupId, GroupId)>,
+) -> bool {
+    let is_apart = |(one, other): (GroupId, GroupId)| one != group && other != group;
+    state == Some(GroupState::Leaving) && shards.all(is_apart) && moves.all(is_apart)
 }
 
 #[cfg(test)]
@@ -100,6 +122,7 @@ mod tests {
     use super::*;
     use crate::Controller;
     use proto::{Birth, ControllerCommand, Epoch, Incarnation, NewGroups, NodeSpec};
+    use std::ops::RangeInclusive;
 
     fn tell(controller: &mut Controller, change: ControllerChange) {
         controller.execute(&ControllerCommand { expect: None, change }).unwrap();
@@ -118,6 +141,18 @@ mod tests {
         controller
     }
 
+    /// Judges each second from `begin` to `end`, when nobody is to be judged.
+    fn nobody_is_judged(
+        liveness: &mut Liveness,
+        begin: Instant,
+        seconds: RangeInclusive<u64>,
+        map: &ClusterMap,
+    ) {
+        for second in seconds {
+            assert_eq!(liveness.judge(begin + Duration::from_secs(second), map), [], "at {second}");
+        }
+    }
+
     fn sign(node: u64, disk: u128, groups: &[u64]) -> Sign {
         let groups = groups.iter().copied().map(GroupId).collect();
         Sign { node: NodeId(node), incarnation: Incarnation(disk), groups }
@@ -132,7 +167,7 @@ mod tests {
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut liveness = Liveness::new(start);
         let map = controller.cluster_map().unwrap();
-        assert_eq!(liveness.judge(at(9), &map), []);
+        nobody_is_judged(&mut liveness, start, 1..=9, &map);
         for node in [1, 2] {
             liveness.hear(at(9), sign(node, node.into(), &[]));
         }
@@ -160,19 +195,23 @@ mod tests {
         let hear_all = |liveness: &mut Liveness, seconds| {
             (1..=3).for_each(|node| liveness.hear(at(seconds), sign(node, node.into(), &[])));
         };
-        hear_all(&mut liveness, 99);
-        assert_eq!(liveness.judge(at(100), &controller.cluster_map().unwrap()), []);
+        let map = controller.cluster_map().unwrap();
+        for second in 1..=100 {
+            hear_all(&mut liveness, second);
+            assert_eq!(liveness.judge(at(second), &map), []);
+        }
         let (peer, http) = ("n4:1".to_owned(), "n4:2".to_owned());
         let spec = NodeSpec { peer, http, zone: String::new(), weight: 1, incarnation: Incarnation(4) };
         tell(&mut controller, ControllerChange::NodeJoin { node: NodeId(4), spec });
         let map = controller.cluster_map().unwrap();
-        assert_eq!(liveness.judge(at(101), &map), [], "it has just joined");
+        nobody_is_judged(&mut liveness, begin, 101..=105, &map);
         hear_all(&mut liveness, 105);
         liveness.hear(at(105), sign(4, 4, &[]));
         liveness.hear(at(106), sign(4, 99, &[]));
         assert_eq!(liveness.silence(at(107), NodeId(4), Incarnation(4)), Some(Duration::from_secs(2)));
         assert_eq!(liveness.silence(at(107), NodeId(5), Incarnation(5)), None);
         assert_eq!(liveness.judge(at(107), &map), [], "a stranger that speaks in its name is not its death");
+        nobody_is_judged(&mut liveness, begin, 108..=114, &map);
         hear_all(&mut liveness, 114);
         liveness.hear(at(114), sign(4, 99, &[]));
         let (node, incarnation, judged) = (NodeId(4), Incarnation(4), map.shard_map.epoch);
@@ -181,6 +220,25 @@ mod tests {
             [ControllerChange::NodeDead { node, incarnation, judged }],
             "nor its life"
         );
+    }
+
+    /// A judge that stood still for much of the time that counts as death has heard nobody meanwhile, and judges nobody
+    /// by it, as often as that happens: the silence was its own. Whoever stays silent from then on is dead in the end.
+    #[test]
+    fn who_stood_still_judges_nobody() {
+        let map = controller().cluster_map().unwrap();
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut liveness = Liveness::new(begin);
+        for node in 1..=3 {
+            liveness.hear(at(0), sign(node, node.into(), &[]));
+        }
+        nobody_is_judged(&mut liveness, begin, 1..=2, &map);
+        for woken in [14, 26, 31] {
+            assert_eq!(liveness.judge(at(woken), &map), [], "it wakes at {woken}");
+        }
+        nobody_is_judged(&mut liveness, begin, 32..=40, &map);
+        assert_eq!(liveness.judge(at(41), &map).len(), 3);
     }
 
     /// A group is gone once it has nothing to do and every living node has said that it holds no replica of

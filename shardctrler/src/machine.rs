@@ -12,7 +12,7 @@ mod tests;
 use crate::controller::Controller;
 use bytes::Bytes;
 use picture::{Album, Pieces};
-use proto::{ControllerAnswer, ControllerCommand, ControllerError};
+use proto::{ControllerAnswer, ControllerCommand};
 use raftstore::{CopyId, CopyStep, LoadError, Machine, Moment};
 
 /// Group 0.
@@ -34,10 +34,8 @@ impl ControllerMachine {
         &self.controller
     }
 
-    fn execute(&mut self, command: &[u8]) -> ControllerAnswer {
-        let command: ControllerCommand =
-            proto::decode(command).map_err(|error| ControllerError::Invalid { why: error.to_string() })?;
-        let answer = self.controller.execute(&command);
+    fn execute(&mut self, command: &ControllerCommand) -> ControllerAnswer {
+        let answer = self.controller.execute(command);
         if answer.is_ok() {
             self.copies.outdate();
         }
@@ -46,8 +44,9 @@ impl ControllerMachine {
 }
 
 impl Machine for ControllerMachine {
-    fn apply(&mut self, _at: Moment, command: &[u8]) -> Bytes {
-        Bytes::from(proto::encode(&self.execute(command)))
+    fn apply(&mut self, at: Moment, command: &[u8]) -> Bytes {
+        let command = proto::decode(command).unwrap_or_else(|error| raftstore::unreadable(at, &error));
+        Bytes::from(proto::encode(&self.execute(&command)))
     }
 
     /// The controller has no use for time: its driver judges by its own clock, and says so in a command.

@@ -3,8 +3,8 @@
 //! A pure function says the next step; whoever leads the group takes it, waits for its end, and reports the
 //! members, from which the step after it follows. The order is the one that never risks what a quorum holds:
 //!
-//! 1. whoever lost its disk is removed: it must not vote with amnesia, nor count as holding what it lost;
-//! 2. learners that are not wanted are removed;
+//! 1. learners that are not wanted, or have lost their disks, are removed: they cost nothing but traffic;
+//! 2. a voter that lost its disk is removed: it must not vote with amnesia, nor count as holding what it lost;
 //! 3. a learner that has caught up is given a vote, in one joint change with a voter that is not wanted any
 //!    more (Raft, section 6), so that the number of voters stays odd;
 //! 4. a replica that is missing is added as a learner;

@@ -69,7 +69,8 @@ fn finish(machine: &mut ControllerMachine) {
     while let Some(MoveView { shard, from, to, id, .. }) = moves(machine).first().cloned() {
         apply(machine, None, ControllerChange::MoveDone { shard, from, to, id }).expect("the move ends");
     }
-    for group in machine.controller().spent_groups() {
+    let now = machine.controller().cluster_map().expect("it is born");
+    for group in shardctrler::spent(&now) {
         apply(machine, None, ControllerChange::GroupGone { group }).expect("the group goes");
     }
     assert!(map(machine, None).runs.iter().all(|run| run.owner == run.target));

@@ -99,6 +99,10 @@ async fn what_cannot_be_is_refused() {
         (&["group", "remove", "9"], 1, "g9"),
         (&["group", "add", "--expect", "999"], 1, "has changed meanwhile"),
         (&["group", "add", "--count", "0"], 2, "0"),
+        (&["group", "add", "--ids", "1"], 1, "g1"),
+        (&["group", "weight", "9", "2"], 1, "g9"),
+        (&["group", "weight", "1", "0"], 2, "0"),
+        (&["shard", "wait", "--for", "100000000000000000m"], 2, "at most 1440m"),
         (&["node", "drain", "1"], 1, "live"),
         (&["node", "remove", "1"], 1, "n1"),
         (&["node", "remove", "9"], 1, "n9"),
@@ -143,6 +147,26 @@ async fn moves_are_directed() {
     done(&nodes, &["shard", "rebalance"]).await;
     settle(&nodes).await;
     assert_eq!(owned(&done(&nodes, &["shard", "map"]).await), [(1, 128), (2, 128)].into());
+}
+
+/// A group that was removed stays after all, and one that weighs more than another has more shards.
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_stay_and_are_weighed() {
+    let (_cluster, nodes) = start(2).await;
+    done(&nodes, &["shard", "pause"]).await;
+    done(&nodes, &["group", "remove", "2"]).await;
+    let wait = flotilla(&nodes, &["shard", "wait", "--for", "1s"]).await;
+    assert_eq!(wait.code(), Some(1));
+    for said in ["moves are paused; 128 shards are not where they are to be", "g2 is leaving"] {
+        assert!(wait.stderr.contains(said), "{}", wait.stderr);
+    }
+    assert_eq!(done(&nodes, &["group", "add", "--ids", "2"]).await["groups"], serde_json::json!([2]));
+    done(&nodes, &["shard", "resume"]).await;
+    done(&nodes, &["group", "weight", "1", "3"]).await;
+    let settled = done(&nodes, &["shard", "wait", "--for", "50s"]).await;
+    let map = done(&nodes, &["shard", "map"]).await;
+    assert!(settled["epoch"].as_u64() <= map["epoch"].as_u64(), "{settled} {map}");
+    assert_eq!(owned(&map), [(1, 192), (2, 64)].into());
 }
 
 /// A word list that is imported while groups come and go is exported again as it was, byte for byte.

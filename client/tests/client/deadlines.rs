@@ -99,6 +99,32 @@ async fn connecting_has_a_deadline() {
     assert!(matches!(error, Error::Config { field: "deadline", .. }), "{error}");
 }
 
+/// Seeds that swallow everything are not waited for one after another: the last of three that answers is found in a
+/// fraction of the time that one attempt may take.
+#[tokio::test(start_paused = true)]
+async fn silent_seeds_are_not_waited_for() {
+    let network = Network::calm();
+    network.state().hung.extend([1, 2]);
+    let begun = Instant::now();
+    let builder = network.builder(Config::default()).seeds(["n1:1", "n2:1", "n3:1"]);
+    builder.connect().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert_eq!(network.state().view_requests, 3);
+}
+
+/// A value that takes longer over a slow link than an attempt without one may is sent once, not cut short and sent
+/// again until the deadline.
+#[tokio::test(start_paused = true)]
+async fn a_slow_upload_is_not_cut_short() {
+    let network = Network::calm();
+    let client = network.client().await;
+    network.state().faults.bytes_per_second = Some(300 << 10);
+    let begun = Instant::now();
+    client.put("k", "v".repeat(1 << 20)).await.unwrap();
+    assert!(begun.elapsed() > Config::default().attempt_timeout, "{:?}", begun.elapsed());
+    assert_eq!(network.state().batches.len(), 1);
+}
+
 /// A node that asks for time is given it.
 #[tokio::test(start_paused = true)]
 async fn overload_is_met_with_patience() {

@@ -26,6 +26,7 @@ fn stormy(seed: u64) -> Network {
         duplicate: 0.3 * level(1),
         late_max: LATE_MAX,
         delay_max: Duration::from_millis(26),
+        bytes_per_second: None,
         item_refused: 0.1 * level(3),
         item_forgotten: 0.1 * level(5),
         change_leader: 0.05,

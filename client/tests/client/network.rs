@@ -30,6 +30,8 @@ pub struct Faults {
     pub late_max: Duration,
     /// Every message takes up to this long.
     pub delay_max: Duration,
+    /// Batches arrive no faster than this; `None` for at once.
+    pub bytes_per_second: Option<u64>,
     /// An item is answered with a retryable error before it is carried out.
     pub item_refused: f64,
     /// An item is carried out and answered "timeout, outcome unknown".
@@ -168,6 +170,10 @@ impl Network {
             std::future::pending::<()>().await;
         }
         let Some(body) = request.body else { return Ok(self.view(node)) };
+        let rate = self.state().faults.bytes_per_second;
+        if let Some(rate) = rate {
+            tokio::time::sleep(Duration::from_millis(body.len() as u64 * 1_000 / rate)).await;
+        }
         self.state().arrived(node, &body);
         let (response, carried_out) = self.deliver(node, &body);
         if self.chance(|faults| faults.duplicate) {

@@ -67,7 +67,8 @@ mod tests {
         assert_eq!(list.join.0, ["a:1", "b:2"]);
         assert_eq!(line, list);
         assert!(toml::from_str::<Config>("join = 7").is_err());
-        let flags = ["join=a:1,b:2".to_owned()];
+        let advertised = ["peer", "http"].map(|of| format!("{of}_advertise=c:1"));
+        let flags = [vec!["join=a:1,b:2".to_owned()], advertised.to_vec()].concat();
         let (flag, _) = load(None, &Layers { flags: &flags, ..Layers::default() }).expect("a flag");
         assert_eq!(flag.join, list.join);
     }

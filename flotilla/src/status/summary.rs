@@ -6,6 +6,9 @@ use kvserver::service::{ClusterGroup, GroupStatus, MoveStatus, NodeStatus, Role}
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The controller's own group.
+const CONTROLLER: u64 = 0;
+
 /// The cluster at a glance.
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
@@ -78,9 +81,11 @@ impl Summary {
         Self { cluster, groups, moves, nodes: reports }
     }
 
-    /// Whether every group serves.
+    /// Whether every group serves, the controller's own among them where a node that answers holds it, and there is one
+    /// that holds data.
     pub(super) fn all_serve(&self) -> bool {
-        !self.groups.is_empty() && self.groups.iter().all(|group| group.state == State::Serving)
+        let has_data = self.groups.iter().any(|group| group.id != CONTROLLER);
+        has_data && self.groups.iter().all(|group| group.state == State::Serving)
     }
 
     /// A table of nodes, one of groups, and one of moves where any is under way.
@@ -144,6 +149,8 @@ impl Group {
     }
 
     fn row(&self) -> Vec<String> {
+        // The controller's has no keys.
+        let data = |text: String| if self.id == CONTROLLER { "-".to_owned() } else { text };
         let lagging: Vec<String> = self.replicas.iter().filter_map(Replica::complaint).collect();
         let state = match self.state {
             State::Serving => "serving",
@@ -156,8 +163,8 @@ impl Group {
             self.leader.map_or("-".into(), |node| format!("n{node}")),
             self.term.to_string(),
             self.committed_index.to_string(),
-            self.keys.to_string(),
-            human_bytes(self.bytes),
+            data(self.keys.to_string()),
+            data(human_bytes(self.bytes)),
             human_bytes(self.log_bytes),
             if lagging.is_empty() { "-".into() } else { lagging.join(", ") },
         ]
@@ -339,6 +346,36 @@ mod tests {
         let lost = text.lines().last().expect("there are groups");
         assert!(lost.starts_with("g2     NO LEADER"), "{text}");
         assert!(lost.ends_with("  n2 (unreachable), n3 (unreachable)"), "{text}");
+    }
+
+    /// The controller's group is shown among the others, without keys, and counts: a cluster whose controller is unled
+    /// does not wholly serve, and a controller alone serves nothing.
+    #[test]
+    fn the_controller_is_counted() {
+        let own = |node, role, leader| GroupStatus {
+            id: CONTROLLER,
+            role,
+            term: 4,
+            leader,
+            serving: role == Role::Leader && leader == Some(node),
+            ..GroupStatus::default()
+        };
+        let with = |role, leader| {
+            let mut report = report(1, Role::Leader, 7, Some(1));
+            report.status.as_mut().expect("it answers").groups.insert(0, own(1, role, leader));
+            summary(vec![report])
+        };
+        let led = with(Role::Leader, Some(1));
+        assert!(led.all_serve());
+        let text = led.to_text();
+        let line = text.lines().find(|line| line.starts_with("g0")).expect("it is shown");
+        let cells: Vec<&str> = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(cells, ["g0", "serving", "n1", "4", "0", "-", "-", "0 B", "-"]);
+        let unled = with(Role::Candidate, None);
+        assert!(!unled.all_serve() && unled.to_text().contains("g0     NO LEADER"), "{unled:?}");
+        let mut alone = led;
+        alone.groups.retain(|group| group.id == CONTROLLER);
+        assert!(!alone.all_serve());
     }
 
     /// Without a leader, each replica that answers is compared with the longest log among them.

@@ -14,6 +14,7 @@ use crate::http::problem::{Problem, etag};
 use crate::http::route::Route;
 use crate::http::target::Query;
 use crate::service::{ChangedJson, MapJson, PlanJson, PlannedMoveJson, ShardMapJson};
+use hyper::Method;
 use hyper::header::ETAG;
 use proto::{
     Code, ControllerChange, ControllerReply, Epoch, Error, GroupId, NewGroups, NodeId, Outcome, ShardId,
@@ -22,19 +23,27 @@ use proto::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use shardctrler::ExecuteError;
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use tokio::time::{Instant, timeout_at};
 
 /// The longest body: a few members with numbers.
 const BODY_BYTES_MAX: usize = 4 << 10;
 
-/// Groups to add.
+/// Groups to add: so many, or these.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NewGroupsBody {
+    count: Option<u32>,
+    ids: Option<BTreeSet<u64>>,
     #[serde(default = "one")]
-    count: u32,
-    #[serde(default = "one")]
+    weight: u32,
+}
+
+/// What a group is to be.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupBody {
     weight: u32,
 }
 
@@ -140,8 +149,13 @@ async fn change(
     let path = asked.head.uri.path();
     Ok(match route {
         Route::Groups => {
-            let NewGroupsBody { count, weight } = read(front, body).await?;
-            Change::GroupAdd { groups: NewGroups::Count(count), weight }
+            let NewGroupsBody { count, ids, weight } = read(front, body).await?;
+            Change::GroupAdd { groups: new_groups(count, ids)?, weight }
+        }
+        Route::Group if asked.head.method == Method::PUT => {
+            let group = GroupId(id(route, path)?);
+            let GroupBody { weight } = read(front, body).await?;
+            Change::GroupWeight { group, weight }
         }
         Route::Group => Change::GroupRemove { group: GroupId(id(route, path)?) },
         Route::ShardMove => {
@@ -162,6 +176,14 @@ async fn change(
         Route::Plan => plan(&read(front, body).await?)?,
         _ => return Err(Problem::unknown_path()),
     })
+}
+
+fn new_groups(count: Option<u32>, ids: Option<BTreeSet<u64>>) -> Result<NewGroups, Problem> {
+    match (count, ids) {
+        (Some(_), Some(_)) => Err(Problem::bad_request("body must hold either count or ids")),
+        (None, Some(ids)) => Ok(NewGroups::Ids(ids.into_iter().map(GroupId).collect())),
+        (count, None) => Ok(NewGroups::Count(count.unwrap_or_else(one))),
+    }
 }
 
 fn moves(body: &MovesBody) -> Result<ControllerChange, Problem> {

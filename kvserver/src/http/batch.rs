@@ -7,7 +7,7 @@ use crate::http::body::RequestBody;
 use crate::http::config::{binary_bytes_max, json_bytes_max};
 use crate::http::front::{self, Asked, Front, Response};
 use crate::http::json::{self, Object};
-use crate::http::key::{check_key, written_status};
+use crate::http::key::{check_key, check_new_key, written_status};
 use crate::http::problem::Problem;
 use crate::http::target::Query;
 use crate::service::{Answer, BatchAnswer, Call, Operation, Reply};
@@ -167,7 +167,10 @@ fn operation(front: &Front, item: &Item<'_>) -> Result<Operation, Problem> {
     if key.is_empty() {
         return Err(Problem::bad_request("key is empty"));
     }
-    check_key(front, &key)?;
+    match item.op {
+        Kind::Put | Kind::Append | Kind::Cas => check_new_key(front, &key)?,
+        Kind::Get | Kind::Delete => check_key(&key)?,
+    }
     let value = item.value.as_deref().map(|text| bytes("value", text)).transpose()?;
     let bytes_max = front.limits.value_bytes_max;
     if let Some(length) = value.as_ref().map(Bytes::len).filter(|length| *length > bytes_max) {

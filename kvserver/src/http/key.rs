@@ -9,6 +9,7 @@ use crate::http::front::{self, Asked, Front, Response};
 use crate::http::problem::{Problem, etag};
 use crate::http::route::KEY_PREFIX;
 use crate::http::target::{Plus, Query, decode};
+use crate::machine::bounds::KEY_BYTES_MAX;
 use crate::service::{Answers, Call, Operation, Reply};
 use bytes::Bytes;
 use hyper::header::{ETAG, HeaderName, HeaderValue};
@@ -147,13 +148,24 @@ fn key(front: &Front, asked: &Asked<'_>) -> Result<Bytes, Problem> {
     if key.is_empty() {
         return Err(Problem::bad_request("key is empty"));
     }
-    check_key(front, &key)?;
+    match asked.head.method {
+        Method::PUT | Method::POST => check_new_key(front, &key)?,
+        _ => check_key(&key)?,
+    }
     Ok(Bytes::copy_from_slice(&key))
 }
 
-/// Refuses a key, or a part of one, beyond the limit.
-pub(crate) fn check_key(front: &Front, key: &[u8]) -> Result<(), Error> {
-    let bytes_max = front.limits.key_bytes_max;
+/// Refuses a key beyond the limit, which binds what adds.
+pub(crate) fn check_new_key(front: &Front, key: &[u8]) -> Result<(), Error> {
+    check_length(key, front.limits.key_bytes_max)
+}
+
+/// Refuses a key, or a part of one, that is longer than any can be: the limit may have been higher when it was written.
+pub(crate) fn check_key(key: &[u8]) -> Result<(), Error> {
+    check_length(key, KEY_BYTES_MAX)
+}
+
+fn check_length(key: &[u8], bytes_max: usize) -> Result<(), Error> {
     if key.len() > bytes_max {
         let message = format!("key of {} bytes exceeds the limit of {bytes_max}", key.len());
         return Err(Error::new(Code::KeyTooLarge, message));

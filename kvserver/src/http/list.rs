@@ -58,8 +58,8 @@ pub(crate) async fn list(front: &Front, asked: &Asked<'_>) -> Result<Response, P
     let keys_only = query.switch("keys-only")?;
     let limit = query.number("limit", 1, LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
     let [prefix, start] = ["prefix", "start"].map(|name| query.bytes(name).unwrap_or_default());
-    check_key(front, prefix)?;
-    check_key(front, start)?;
+    check_key(prefix)?;
+    check_key(start)?;
     let listing = Listing { cluster: &front.cluster, prefix, start };
     let after = query.bytes("cursor").map(|cursor| listing.last(cursor)).transpose();
     let scan = Operation::Scan {

@@ -99,7 +99,8 @@ impl Route {
             | Self::NodeUndrain
             | Self::Rebalance
             | Self::Plan => "POST",
-            Self::Group | Self::Move | Self::Node => "DELETE",
+            Self::Group => "PUT, DELETE",
+            Self::Move | Self::Node => "DELETE",
             Self::Moves | Self::Nodes => "PUT",
             Self::Health | Self::Ready => "GET, HEAD",
             Self::List | Self::Cluster | Self::Map | Self::Status | Self::Metrics | Self::OpenApi => "GET",

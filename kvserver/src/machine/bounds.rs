@@ -14,7 +14,7 @@ pub const KEY_BYTES_MAX: usize = 16 << 10;
 pub const VALUE_BYTES_MAX: usize = 4 << 20;
 
 /// Shard ids are below this, so that damaged commands cannot fill memory with empty shards.
-pub const SHARDS_MAX: u32 = 1 << 16;
+pub use proto::SHARDS_MAX;
 
 /// A write's sequence may lie at most this far above the lowest that its client still waits for. A session
 /// keeps at most one answer more than this.

@@ -37,12 +37,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 type Shards = BTreeMap<ShardId, Shard>;
 
-/// Up to how many bytes the dirty records are summed one by one; beyond, what remains is a mere estimate
-/// above this. Well more than raftstore copies in one hold of its lock, and few enough records to look up at
-/// every step.
-const EXACT_BYTES_MAX: u64 = 1 << 20;
-
-const _: () = assert!(EXACT_BYTES_MAX >= raftstore::COPY_LAST_BYTES);
+/// Up to how many bytes the dirty records are summed one by one, once the first pass is over; beyond, what
+/// remains is a mere estimate above this. As much as raftstore copies in one hold of its lock, and no more:
+/// all of them are looked up at every step.
+const EXACT_BYTES_MAX: u64 = raftstore::COPY_LAST_BYTES;
 
 /// A key with the longest value must travel in one piece: a copy that is refused stops every replica.
 const _: () =
@@ -522,13 +520,13 @@ impl Copy {
         (ahead.saturating_sub(self.reached_bytes) + again).max(1)
     }
 
-    /// The sizes of the dirty records, as long as they are few; the average of all records says nothing of
-    /// them where a few large ones are written all the time.
+    /// The sizes of the dirty records, as long as they are few and nothing else is left; the average of all
+    /// records says nothing of them where a few large ones are written all the time.
     fn dirty_bytes(&self, shards: &Shards) -> u64 {
         let count: usize = self.dirty.values().map(BTreeMap::len).sum();
         let mut bytes = (RECORD_OVERHEAD_BYTES * count) as u64;
         let mut places = self.dirty.iter().flat_map(|(&id, dirty)| dirty.keys().map(move |part| (id, part)));
-        while bytes <= EXACT_BYTES_MAX {
+        while bytes <= EXACT_BYTES_MAX && matches!(self.reach, Reach::Everything) {
             let Some((id, part)) = places.next() else { return bytes };
             bytes += self.payload_bytes(id, part, shards);
         }

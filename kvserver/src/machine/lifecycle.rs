@@ -21,6 +21,7 @@ use proto::{
     Code, CopyToken, Epoch, Error, LifecycleAnswer, LifecycleError, MoveCommand, MoveStep, PieceEnd, ShardId,
     ShardSet, ShardState,
 };
+use raftstore::mutation::{Mutation, is_on};
 use std::sync::PoisonError;
 
 /// What was dropped and is still to be freed; that takes a second or so for a gigabyte, so nobody should wait
@@ -136,6 +137,8 @@ impl KvMachine {
                 let MoveStep::ImportPiece { copy, bytes, .. } = command.step else {
                     unreachable!("only a piece is taken in")
                 };
+                let lacks = is_on(Mutation::ActivateBeforeLastTail) && state.arrived_with(command.epoch);
+                let bytes = if lacks { &[] } else { bytes };
                 if let Err(why) = self.import_piece(id, bytes) {
                     self.start_over(id, copy);
                     return Err(LifecycleError::Piece { why });

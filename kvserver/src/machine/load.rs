@@ -13,6 +13,7 @@ use super::piece::{self, StateRecord};
 use super::session::{Session, rebased_s};
 use super::shard::{Entry, Shard};
 use proto::{Revision, ShardId, ShardState, Version};
+use raftstore::mutation::{Mutation, is_on};
 use std::borrow::Cow;
 
 impl KvMachine {
@@ -22,7 +23,10 @@ impl KvMachine {
             return Err("the machine is itself being copied".into());
         }
         for record in piece::records(piece)? {
-            self.load_record(record?)?;
+            let record = record?;
+            if !self.leaves_out(&record) {
+                self.load_record(record)?;
+            }
         }
         Ok(())
     }
@@ -84,6 +88,7 @@ impl KvMachine {
                     there_ms = Some(time_ms);
                     continue;
                 }
+                (StateRecord::Session { .. }, _) if is_on(Mutation::ForgetSessionsInMove) => continue,
                 (StateRecord::Session { shard, client, lowest, active_s, answers }, Some(there_ms)) => {
                     let active_s = rebased_s(active_s, there_ms, here_ms);
                     StateRecord::Session { shard, client, lowest, active_s, answers }

@@ -41,6 +41,11 @@ impl Rig {
         answer
     }
 
+    /// Applies a command that changes nothing by itself.
+    pub(super) fn pass_time(&mut self) {
+        self.apply_bytes(&proto::encode(&Command::Own { shards: ShardSet::default(), epoch: Epoch(1) }));
+    }
+
     /// An unstamped write to shard 0.
     pub(super) fn write(&mut self, operation: Operation<'_>) -> Bytes {
         self.apply(S0, None, operation)

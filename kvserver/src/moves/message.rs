@@ -23,7 +23,7 @@ pub(super) enum Question {
     Next {
         /// The copy.
         copy: CopyToken,
-        /// Which piece: the one after the last that was handed out, or that one again.
+        /// Which piece: one of a window's length from the first that is not known to be taken in.
         number: u64,
         /// About how large, in bytes.
         bytes_max: u32,
@@ -52,7 +52,7 @@ pub(super) enum Question {
         shard: ShardId,
         /// The copy.
         copy: CopyToken,
-        /// The piece that comes next: no other node is ever asked for one of this number or above.
+        /// The piece that comes next: no other node can hand out one of this number or above.
         number: u64,
         /// What has come in of it.
         held: Held,

@@ -1,26 +1,28 @@
 //! The source's side: it hands out copies, freezes when it is asked to, and drops or thaws what it froze once
 //! the map says how the move has ended.
 //!
-//! Owns the copies that this node serves, with the last piece of each, so that an answer that was lost can be
-//! given again. Must never drop or thaw by a map that is older than the move.
+//! Owns the copies that this node serves, with the last pieces of each, so that they can be asked for again: by
+//! whoever has not heard the answer, and by a successor of whoever has not got it into its log. Must never drop
+//! or thaw by a map that is older than the move.
 
 use super::failpoint::{Failpoint, reach};
 use super::message::{Question, Word};
+use super::pipeline::{PIECE_BYTES, WINDOW_PIECES};
 use super::take;
 use crate::machine::{Held, KvMachine, ShardCopyRefused};
 use crate::replica::Replica;
 use crate::residence::Residents;
 use bytes::Bytes;
 use proto::{ClusterMap, CopyToken, Epoch, GroupId, MoveCommand, MoveStep, MoveView, ShardId, ShardState};
+use raftstore::mutation::{Mutation, is_on};
 use raftstore::{Refusal, Role};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// The largest piece that is handed out, in bytes, unless a single record is larger: tens of microseconds of
-/// the machine's time.
-const PIECE_BYTES_MAX: usize = 96 << 10;
+/// The largest piece that is handed out, in bytes, unless a single record is larger.
+const PIECE_BYTES_MAX: usize = PIECE_BYTES as usize;
 
 /// How long the end of a move at its source is waited for before it is looked at again.
 const STEP_TIME: Duration = Duration::from_secs(2);
@@ -33,9 +35,26 @@ struct Copy {
     group: GroupId,
     /// The number of the piece that comes next.
     next: u64,
-    /// The piece before it, as it was answered.
-    last: Option<Word>,
+    /// The last pieces before it, as they were answered: at most [`WINDOW_PIECES`], for no piece that lies
+    /// further back is asked for again.
+    handed: VecDeque<Bytes>,
     asked: Instant,
+}
+
+impl Copy {
+    /// The answer that holds piece `number`, where it was handed out and is kept.
+    fn handed(&self, number: u64) -> Option<Bytes> {
+        let back = usize::try_from(self.next.checked_sub(number)?).ok()?;
+        self.handed.get(self.handed.len().checked_sub(back)?).cloned()
+    }
+
+    fn keep(&mut self, word: &Word) {
+        self.handed.push_back(Bytes::from(proto::encode(word)));
+        if self.handed.len() as u64 > WINDOW_PIECES {
+            self.handed.pop_front();
+        }
+        self.next += 1;
+    }
 }
 
 /// See the [module](self).
@@ -64,7 +83,10 @@ impl Source {
             Question::Resume { group, shard, copy, number, held } => {
                 self.resume(group, shard, copy, number, &held).await
             }
-            Question::Next { copy, number, bytes_max } => self.next(copy, number, bytes_max as usize),
+            Question::Next { copy, number, bytes_max } => {
+                let handed = self.next(copy, number, bytes_max as usize);
+                return Ok(handed.unwrap_or_else(|| Bytes::from(proto::encode(&Word::Ended))));
+            }
             Question::Freeze { group, shard, to, epoch } => {
                 self.freeze(group, MoveCommand { shard, epoch, step: MoveStep::Freeze { to } }).await
             }
@@ -156,30 +178,28 @@ impl Source {
     }
 
     fn hold(&self, group: GroupId, copy: CopyToken, next: u64) {
-        self.lock().insert(copy, Copy { group, next, last: None, asked: Instant::now() });
+        let begun = Copy { group, next, handed: VecDeque::new(), asked: Instant::now() };
+        self.lock().insert(copy, begun);
     }
 
-    fn next(&self, token: CopyToken, number: u64, bytes_max: usize) -> Word {
+    /// The answer that holds piece `number`; `None` where the copy is not here, or not at that piece.
+    ///
+    /// Questions overtake each other on their way: those up to `number` are handed out with it, each under a
+    /// hold of the machine of its own, and wait to be asked for.
+    fn next(&self, token: CopyToken, number: u64, bytes_max: usize) -> Option<Bytes> {
         let mut copies = self.lock();
-        let Some(copy) = copies.get_mut(&token) else { return Word::Ended };
+        let copy = copies.get_mut(&token)?;
         copy.asked = Instant::now();
-        if number + 1 == copy.next
-            && let Some(last) = &copy.last
-        {
-            return last.clone();
+        if number >= copy.next.saturating_add(WINDOW_PIECES) {
+            return None;
         }
-        let replica = self.residents.get(copy.group);
-        let Some(replica) = replica.filter(|_| number == copy.next) else { return Word::Ended };
+        let replica = self.residents.get(copy.group)?;
         let bytes_max = bytes_max.clamp(1, PIECE_BYTES_MAX);
-        match replica.group.read_stale(|machine| machine.shard_copy_next(token, bytes_max)) {
-            Ok(step) => {
-                let word = Word::Piece { bytes: step.bytes, remaining: step.remaining, frozen: step.frozen };
-                copy.next += 1;
-                copy.last = Some(word.clone());
-                word
-            }
-            Err(_) => Word::Ended,
+        while copy.next <= number {
+            let step = replica.group.read_stale(|machine| machine.shard_copy_next(token, bytes_max)).ok()?;
+            copy.keep(&Word::Piece { bytes: step.bytes, remaining: step.remaining, frozen: step.frozen });
         }
+        copy.handed(number)
     }
 
     async fn freeze(&self, group: GroupId, command: MoveCommand<'_>) -> Word {
@@ -253,7 +273,7 @@ fn ending(
 ) -> Option<MoveCommand<'static>> {
     let ShardState::Frozen { epoch, .. } = state else { return None };
     let under_way = map.moves.iter().any(|moving| moving.shard == shard && moving.id == epoch);
-    if map.shard_map.epoch < epoch || under_way {
+    if (map.shard_map.epoch < epoch && !is_on(Mutation::IgnoreEpoch)) || under_way {
         return None;
     }
     let step = match map.shard_map.owner_of(shard)? == group {
@@ -324,6 +344,7 @@ mod tests {
             groups: vec![],
             moves: moving.into_iter().collect(),
             setbacks: vec![],
+            groups_at_birth: 1,
         }
     }
 

@@ -6,7 +6,8 @@ use crate::refusal::{lost, not_leader, unanswered};
 use crate::routes::Routes;
 use bytes::Bytes;
 use futures_util::future::join_all;
-use proto::{BatchRequest, ClusterMap, Code, GroupId, Item, NodeId, Outcome};
+use proto::{BatchRequest, ClusterMap, Code, Consistency, GroupId, Item, NodeId, Outcome};
+use raftstore::{CallError, Refusal};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -40,7 +41,8 @@ impl Router {
         let mut all = Routed::refused(items, |_| not_leader(group, None));
         let mut open: Vec<usize> = (0..items.len()).collect();
         while asked.len() <= ASKED_MAX && !terms.left().is_zero() {
-            let (leader, address) = match first.take() {
+            let first = first.take().filter(|(leader, _)| !self.routes.is_doubted(group, *leader));
+            let (leader, address) = match first {
                 Some((leader, address)) => (leader, Some(address)),
                 None => match self.routes.next_to_ask(map, group, &asked) {
                     Some(leader) => (leader, Routes::peer_of(map, leader)),
@@ -52,6 +54,12 @@ impl Router {
             let of: Vec<&Item<'_>> = open.iter().map(|&at| items[at]).collect();
             let routed = self.there(group, leader, &address, &of, terms).await;
             all.lag = all.lag.max(routed.lag);
+            let answered = of.iter().zip(&routed.answers);
+            match answered.map(|(item, answer)| word(item, answer, terms.consistency)).max() {
+                Some(Word::Leads) => self.routes.led_by(group, leader),
+                Some(Word::Silence) => self.routes.doubt(group, leader),
+                Some(Word::Nothing) | None => {}
+            }
             let mut declined = Vec::new();
             for (at, answer) in open.into_iter().zip(routed.answers) {
                 if let Some(code) = led_elsewhere(&answer) {
@@ -62,10 +70,6 @@ impl Router {
             }
             open = declined;
             if open.is_empty() {
-                // Whoever was asked first is known from elsewhere.
-                if asked.len() > 2 || self.residents.get(group).is_none() {
-                    self.routes.led_by(group, leader);
-                }
                 break;
             }
         }
@@ -118,10 +122,44 @@ impl Router {
                 Routed::refused(items, |item| lost(item, format!("leader {leader}: reply is malformed")))
             }
             Err(error) => {
-                self.routes.forget_leader(group);
+                if !matches!(error, CallError::Refused(Refusal::Overloaded(_))) {
+                    self.routes.doubt(group, leader);
+                }
                 Routed::refused(items, |item| unanswered(leader, item, &error))
             }
         }
+    }
+}
+
+/// What an answer says of whether the node that gave it leads the group; of several answers the last of these counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Word {
+    Nothing,
+    /// It may believe so in vain.
+    Silence,
+    /// A quorum has followed it.
+    Leads,
+}
+
+fn word(item: &Item<'_>, answer: &Encoded, consistency: Consistency) -> Word {
+    let is_confirmed = consistency == Consistency::Linearizable || !item.operation.is_read();
+    let Some(refusal) = answer.refusal() else {
+        return if is_confirmed { Word::Leads } else { Word::Nothing };
+    };
+    match refusal.code {
+        _ if refusal.outcome == Outcome::Unknown => Word::Silence,
+        Code::Timeout => Word::Silence,
+        // Only the machine says these.
+        Code::NotFound
+        | Code::VersionMismatch { .. }
+        | Code::SessionExpired
+        | Code::SequenceOutOfWindow
+        | Code::IdempotencyKeyReused
+            if is_confirmed =>
+        {
+            Word::Leads
+        }
+        _ => Word::Nothing,
     }
 }
 
@@ -165,7 +203,7 @@ pub(super) fn of_group(body: &[u8]) -> Option<(GroupId, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::{ClientId, Consistency, Error, Expect, Operation, Sequence, Stamp};
+    use proto::{ClientId, Error, Expect, Operation, Reply, Sequence, Stamp, Version};
 
     /// A batch for a group names it in front; anything shorter names none.
     #[test]
@@ -210,6 +248,28 @@ mod tests {
             items,
         };
         assert!(for_group(GroupId(1), &proto::encode(&request)).len() + 64 <= FRAME_ROOM);
+    }
+
+    /// Only what a quorum has confirmed shows that a node leads; one that was silent is not remembered as a leader.
+    #[test]
+    fn leaders_are_known_by_their_answers() {
+        let read = Item { stamp: None, operation: Operation::Get { key: b"key" } };
+        let of =
+            |item: &Item<'_>, error: Error, consistency| word(item, &Encoded::refused(error), consistency);
+        let (now, stale) = (Consistency::Linearizable, Consistency::Stale { lag_ms_max: None });
+        let deleted = Encoded::of(&Ok(Reply::Deleted { revision: Default::default() }));
+        assert_eq!(word(&put(b""), &deleted, stale), Word::Leads);
+        assert_eq!((word(&read, &deleted, now), word(&read, &deleted, stale)), (Word::Leads, Word::Nothing));
+        let mismatch = Code::VersionMismatch { current: Version(7) };
+        assert_eq!(of(&put(b""), Error::new(mismatch, ""), now), Word::Leads);
+        assert_eq!(of(&read, Error::new(Code::NotFound, ""), now), Word::Leads);
+        assert_eq!(of(&read, Error::new(Code::NotFound, ""), stale), Word::Nothing);
+        for silent in [Error::unknown(Code::Timeout, ""), Error::unknown(Code::Unavailable, "")] {
+            assert_eq!(of(&put(b""), silent, now), Word::Silence);
+        }
+        assert_eq!(of(&read, Error::new(Code::Timeout, ""), now), Word::Silence);
+        assert_eq!(of(&put(b""), Error::new(Code::Overloaded, ""), now), Word::Nothing);
+        assert!(Word::Leads > Word::Silence && Word::Silence > Word::Nothing);
     }
 
     /// Only what certainly was not carried out is asked of another node.

@@ -4,19 +4,24 @@
 use super::*;
 use crate::machine::bounds::KEY_BYTES_MAX;
 use crate::replica::Bounds;
+use futures_util::future::BoxFuture;
 use proto::{
-    Answer, ClientId, ClusterSettings, Command, CopyToken, Epoch, Expect, LifecycleAnswer, MoveCommand,
-    MoveState, MoveStep, MoveView, NodeId, Outcome, PieceEnd, Reply, Sequence, ShardMap, ShardRun, ShardSet,
-    Stamp, Version,
+    Answer, ClientId, ClusterSettings, Command, CopyToken, Epoch, Expect, GroupState, GroupView,
+    LifecycleAnswer, MoveCommand, MoveState, MoveStep, MoveView, NodeId, NodeSpec, NodeState, NodeView,
+    Outcome, PieceEnd, Reply, Sequence, ShardMap, ShardRun, ShardSet, Stamp, Version,
 };
 use raftstore::{
-    Address, HostConfig, RaftConfig, SimulatedDisk, SimulatedNetwork, StorageConfig, SystemClock,
+    Address, HostConfig, RaftConfig, Services, SimulatedDisk, SimulatedNetwork, StorageConfig, SystemClock,
     TransportConfig,
 };
+use std::io;
+use std::sync::Mutex;
 use tokio::sync::watch;
+use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::fmt::format::FmtSpan;
 
 const SHARDS: u32 = 4;
-const SOURCE: GroupId = GroupId(1);
+pub(crate) const SOURCE: GroupId = GroupId(1);
 const DESTINATION: GroupId = GroupId(2);
 const COPY: CopyToken = CopyToken(7);
 const MOVE: Epoch = Epoch(5);
@@ -30,10 +35,58 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long what must not happen is given to happen.
 const A_WHILE: Duration = Duration::from_millis(30);
 
-struct Bench {
-    router: Router,
+pub(crate) struct Bench {
+    pub(crate) router: Arc<Router>,
     map: watch::Sender<Option<Arc<ClusterMap>>>,
+    network: SimulatedNetwork,
 }
+
+/// Answers batches of other nodes.
+struct Peer(Arc<Router>);
+
+impl Services for Peer {
+    fn call(
+        &self,
+        _from: NodeId,
+        _service: u8,
+        body: Bytes,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, Refusal>> {
+        let router = self.0.clone();
+        Box::pin(async move { router.serve(body, deadline).await })
+    }
+}
+
+/// A node that knows of no replica yet.
+async fn node(
+    network: &SimulatedNetwork,
+    node: u64,
+    map: watch::Receiver<Option<Arc<ClusterMap>>>,
+) -> Arc<Router> {
+    let config = HostConfig {
+        cluster: "test".into(),
+        node: NodeId(node),
+        listen: format!("n{node}:1"),
+        raft: RaftConfig::default(),
+        storage: StorageConfig::default(),
+        transport: TransportConfig::default(),
+    };
+    let (disk, network) = (Arc::new(SimulatedDisk::new()), network.host(&format!("n{node}")));
+    let host = Host::start(config, disk, network, Arc::new(SystemClock)).await.unwrap();
+    let router = Arc::new(Router {
+        host,
+        residents: Arc::default(),
+        routes: Routes::new(map),
+        shards: SHARDS,
+        limits: Limits { key_bytes_max: KEY_BYTES_MAX, value_bytes_max: 100, batch_bytes_max: 1_000 },
+        payload_bytes_max: 1 << 20,
+        stopping: AtomicBool::new(false),
+    });
+    router.host.set_services(Arc::new(Peer(router.clone())));
+    router
+}
+
+const BOUNDS: Bounds = Bounds { shards: SHARDS, value_bytes_max: 100, answer_bytes_max: 1 << 20 };
 
 /// The map at `epoch`, with the shard under way or not, and at its `owner`.
 fn map(epoch: Epoch, under_way: bool, owner: GroupId) -> Arc<ClusterMap> {
@@ -57,49 +110,67 @@ fn map(epoch: Epoch, under_way: bool, owner: GroupId) -> Arc<ClusterMap> {
         groups: vec![],
         moves: if under_way { vec![moving] } else { vec![] },
         setbacks: vec![],
+        groups_at_birth: 1,
     })
 }
 
 impl Bench {
-    async fn start() -> Self {
-        let config = HostConfig {
-            cluster: "test".into(),
-            node: NodeId(1),
-            listen: "n1:1".into(),
-            raft: RaftConfig::default(),
-            storage: StorageConfig::default(),
-            transport: TransportConfig::default(),
-        };
-        let (disk, network) = (Arc::new(SimulatedDisk::new()), SimulatedNetwork::new().host("n1"));
-        let host = Host::start(config, disk, network, Arc::new(SystemClock)).await.unwrap();
+    pub(crate) async fn start() -> Self {
+        let network = SimulatedNetwork::new();
+        let before = watch::Sender::new(Some(map(Epoch(1), false, SOURCE)));
+        let router = node(&network, 1, before.subscribe()).await;
+        let host = &router.host;
         let address = Address { peer: "n1:1".into(), http: String::new() };
         let members = BTreeMap::from([(NodeId(1), address)]);
         host.form(&members).await.unwrap();
-        let residents = Arc::new(Residents::default());
-        let bounds = Bounds { shards: SHARDS, value_bytes_max: 100, answer_bytes_max: 1 << 20 };
         for id in [SOURCE, DESTINATION] {
             let group = host.open_group(id, KvMachine::new).await.unwrap();
             group.bootstrap(&members).await.unwrap();
             let all = (0..SHARDS).map(ShardId).filter(|_| id == SOURCE).collect::<ShardSet>();
-            let replica = Arc::new(Replica::new(group, all, bounds));
+            let replica = Arc::new(Replica::new(group, all, BOUNDS));
             replica.give_birth().await;
             replica.ready(PATIENCE).await.unwrap();
-            residents.insert(replica);
+            router.residents.insert(replica);
         }
-        let before = watch::Sender::new(Some(map(Epoch(1), false, SOURCE)));
-        let router = Router {
-            host,
-            residents,
-            routes: Routes::new(before.subscribe()),
-            shards: SHARDS,
-            limits: Limits { key_bytes_max: KEY_BYTES_MAX, value_bytes_max: 100, batch_bytes_max: 1_000 },
-            payload_bytes_max: 1 << 20,
-            stopping: AtomicBool::new(false),
-        };
-        Self { router, map: before }
+        Self { router, map: before, network }
     }
 
-    fn replica(&self, group: GroupId) -> Arc<Replica> {
+    /// Another node, on which a replica of the first group waits to be added.
+    pub(crate) async fn neighbour(&self) -> Arc<Router> {
+        let router = node(&self.network, 2, self.map.subscribe()).await;
+        let mut map = ClusterMap::clone(&map(Epoch(2), false, SOURCE));
+        let of = |node: u64, incarnation| NodeView {
+            node: NodeId(node),
+            spec: NodeSpec {
+                peer: format!("n{node}:1"),
+                http: String::new(),
+                zone: String::new(),
+                weight: 1,
+                incarnation,
+            },
+            state: NodeState::Up,
+        };
+        let disks = [self.router.host.incarnation(), router.host.incarnation()];
+        map.nodes = vec![of(1, disks[0]), of(2, disks[1])];
+        let (first, second) = ((NodeId(1), disks[0]), (NodeId(2), disks[1]));
+        map.groups = vec![GroupView {
+            group: SOURCE,
+            state: GroupState::Serving,
+            weight: 1,
+            first: [first].into(),
+            replicas: [first, second].into(),
+            voters: [first].into(),
+            learners: BTreeMap::new(),
+            leader: Some(NodeId(1)),
+            preferred: None,
+        }];
+        self.map.send_replace(Some(Arc::new(map)));
+        let group = router.host.open_learner(SOURCE, KvMachine::new).await.unwrap();
+        router.residents.insert(Arc::new(Replica::new(group, ShardSet::default(), BOUNDS)));
+        router
+    }
+
+    pub(crate) fn replica(&self, group: GroupId) -> Arc<Replica> {
         self.router.residents.get(group).unwrap()
     }
 
@@ -138,18 +209,16 @@ impl Bench {
     }
 
     async fn ask_within(&self, items: &[Item<'_>], time: Duration) -> Vec<Encoded> {
-        let terms = Terms {
-            deadline: Instant::now() + time,
-            consistency: Consistency::Linearizable,
-            request_id: 7,
-            forward: true,
-        };
-        self.router.route(items, terms).await.answers
+        self.router.route(items, terms(time, Consistency::Linearizable)).await.answers
     }
 
     fn log_of(&self, group: GroupId) -> Option<u64> {
         self.replica(group).group.status().last_index
     }
+}
+
+fn terms(time: Duration, consistency: Consistency) -> Terms {
+    Terms { deadline: Instant::now() + time, consistency, request_id: 7, forward: true }
 }
 
 /// A key of `shard`.
@@ -300,4 +369,102 @@ async fn groups_that_serve_nothing_yet_do_not_hold_pages_up() {
     bench.map.send_replace(Some(map(Epoch(6), false, GroupId(9))));
     let page = bench.ask_within(&[scan()], A_WHILE).await;
     assert_eq!(told(&page[0]), Err((Code::NoLeader, Outcome::None)));
+}
+
+/// A node whose own replica waits to be added answers as one without a replica does, by asking whoever leads; so it
+/// does for reads that any replica may answer.
+#[tokio::test]
+async fn a_replica_that_waits_is_passed_over() {
+    let bench = Bench::start().await;
+    let neighbour = bench.neighbour().await;
+    assert!(neighbour.residents.get(SOURCE).is_some_and(|replica| replica.waits()));
+    for (sequence, consistency) in [
+        (1, Consistency::Linearizable),
+        (2, Consistency::Follower),
+        (3, Consistency::Stale { lag_ms_max: None }),
+    ] {
+        let items = [append(SHARD, sequence), get(SHARD)];
+        let answers = neighbour.route(&items, terms(PATIENCE, consistency)).await.answers;
+        assert_eq!(told(&answers[0]), Ok(sequence), "{consistency:?}");
+        let read = neighbour.route(&items[1..], terms(PATIENCE, consistency)).await.answers;
+        assert_eq!(told(&read[0]), Ok(sequence), "{consistency:?}");
+    }
+    // What was sent to it as the leader's node is not sent on.
+    let sent = Terms { forward: false, ..terms(PATIENCE, Consistency::Linearizable) };
+    let answers = neighbour.route(&[get(SHARD)], sent).await.answers;
+    assert_eq!(told(&answers[0]), Err((Code::NoLeader, Outcome::None)));
+}
+
+/// What a node logs, as text.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Everything that is logged on this thread, until the guard is dropped.
+    pub(crate) fn start() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_span_events(FmtSpan::NEW)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+/// The id of a request stands in the traces of the node to which it was sent on.
+#[tokio::test]
+async fn request_ids_travel() {
+    let bench = Bench::start().await;
+    let neighbour = bench.neighbour().await;
+    let (log, _ends) = Log::start();
+    let id = 0x0123_4567_89ab_cdef_u128;
+    let terms = Terms { request_id: id, ..terms(PATIENCE, Consistency::Linearizable) };
+    assert_eq!(told(&neighbour.route(&[append(SHARD, 1)], terms).await.answers[0]), Ok(1));
+    let text = log.text();
+    assert!(text.contains("forwarded{id=00000000000000000123456789abcdef group=g1}"), "{text}");
+}
+
+/// Bytes that are no batch are refused before anything is proposed; where bytes that are no command stand in a log all
+/// the same, the node stops with the reason, because another build may have carried them out.
+#[tokio::test]
+async fn only_what_was_read_is_proposed() {
+    let bench = Bench::start().await;
+    let before = bench.log_of(SOURCE);
+    let group = SOURCE.0.to_le_bytes();
+    let request = BatchRequest {
+        deadline_ms: 1_000,
+        consistency: Consistency::Linearizable,
+        request_id: 7,
+        items: vec![append(SHARD, 1)],
+    };
+    let good = proto::encode(&request);
+    let later = [&[2][..], &good[1..]].concat();
+    for bad in [&b""[..], b"\x01", &good[..good.len() - 1], &later] {
+        let served = bench.router.serve(Bytes::from([&group, bad].concat()), PATIENCE).await;
+        assert!(matches!(served, Err(Refusal::Unsupported(_))), "{served:?} to {bad:?}");
+    }
+    assert_eq!(bench.log_of(SOURCE), before);
+    let lost = bench.replica(SOURCE).group.propose(Bytes::from_static(b"\x02\x00")).await;
+    assert!(matches!(lost, Err(raftstore::ProposeError::Unknown { .. })), "{lost:?}");
+    let why = tokio::time::timeout(PATIENCE, bench.router.host.failed()).await.unwrap().to_string();
+    let expected = "cannot be read by this build: message has format version 2, this build reads 1";
+    assert!(why.starts_with("g1 stopped") && why.contains(expected), "{why}");
 }

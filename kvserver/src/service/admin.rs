@@ -296,6 +296,7 @@ mod tests {
                 state: MoveState::Cancelling,
             }],
             setbacks: vec![SetbackView { shard: ShardId(3), count: 1, why: "full".into() }],
+            groups_at_birth: 1,
         };
         let golden = r#"{"epoch":7,"shards":4,"shard_runs":[[0,2,1,1],[3,3,1,2]],"settings":{"moves_paused":false,"copy_bytes_per_second":null,"moves_max":2,"replicas":3,"dead_after_ms":9},"nodes":[{"id":1,"peer":"n1:1","http":"n1:2","state":"draining","zone":"a","weight":1}],"groups":[{"id":1,"state":"leaving","weight":1,"replicas":[1],"voters":[1],"learners":[],"leader":1,"preferred":null}],"controller":{"id":0,"state":"serving","weight":1,"replicas":[1],"voters":[1],"learners":[],"leader":1,"preferred":null},"moves":[{"shard":3,"from":1,"to":2,"id":6,"state":"cancelling"}],"setbacks":[{"shard":3,"count":1,"why":"full"}]}"#;
         let view = MapJson::from(&map);

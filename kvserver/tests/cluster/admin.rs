@@ -58,6 +58,25 @@ fn owners(map: &Value) -> BTreeSet<u64> {
     map["shard_runs"].as_array().unwrap().iter().map(|run| run[2].as_u64().unwrap()).collect()
 }
 
+/// The controller's own group is looked at like any other: its replicas stand in the status under id 0 and in the
+/// metrics, with all that a group has but keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_controllers_group_is_shown() {
+    let fleet = Fleet::start(Settings::default()).await;
+    let leader = fleet.leader(0).await;
+    for node in NODES {
+        let replica = fleet.replica(node, 0).await;
+        let led = if node == leader { "leader" } else { "follower" };
+        assert_eq!((&replica["role"], &replica["serving"]), (&json!(led), &json!(true)), "{replica}");
+        assert!(replica["applied_index"].as_u64() > Some(0) && replica["keys"] == 0, "{replica}");
+        let page = fleet.door(node).get("/metrics").await;
+        let leads = format!("flotilla_group_is_leader{{group=\"0\"}} {}\n", u8::from(node == leader));
+        assert!(page.text().contains(&leads), "{}", page.text());
+        assert!(page.text().contains("flotilla_group_lag_ms{group=\"0\"}"), "{}", page.text());
+        assert!(!page.text().contains("flotilla_group_keys{group=\"0\"}"), "{}", page.text());
+    }
+}
+
 /// A group that is added takes its share of shards over, and gives it back when it is removed; every key is read and
 /// written through every node all the same, and the map of an earlier epoch stays what it was.
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Disks that are lost, fail, or belong to a cluster of another shape.
 
-use crate::fleet::{Fleet, Settings, eventually, others};
+use crate::fleet::{Fleet, NODES, Settings, eventually, others};
 use kvserver::NodeConfig;
 use raftstore::{Fault, SimulatedDisk};
 use reqwest::Method;
@@ -72,6 +72,35 @@ async fn the_shape_of_a_cluster_is_fixed() {
     fleet.start_node(3).await;
     fleet.all_ready().await;
     assert_eq!(fleet.door(3).value("k").await.unwrap(), "v");
+}
+
+/// First members that were told of different numbers of groups do not serve the same shards twice: whoever was told
+/// otherwise than the one that had the cluster born stops with the reason, and the others serve.
+#[tokio::test(flavor = "multi_thread")]
+async fn first_members_are_told_the_same() {
+    let mut fleet = Fleet::prepare(Settings::groups(2));
+    for node in NODES {
+        let config = fleet.config(node);
+        let groups = if node == 3 { 3 } else { 2 };
+        fleet.try_start(node, NodeConfig { groups, ..config }).await.unwrap();
+    }
+    let born = eventually("the cluster is born", async || {
+        let map = fleet.door(1).get("/v1/cluster/map").await.json();
+        Some(map["groups"].as_array()?.len())
+    })
+    .await;
+    for node in NODES {
+        let groups = if node == 3 { 3 } else { 2 };
+        if groups == born {
+            continue;
+        }
+        let why = timeout(PATIENCE, fleet.node(node).failed()).await.unwrap();
+        let expected = format!("groups is {groups} here, the cluster was born with {born}");
+        assert!(why.contains(&expected), "n{node}: {why}");
+        let status = fleet.door(node).get("/v1/status").await.json();
+        let open: Vec<_> = status["groups"].as_array().unwrap().iter().map(|group| &group["id"]).collect();
+        assert_eq!(open, [0], "it has no part in any group of data");
+    }
 }
 
 /// A node that restarts alone under load catches up and becomes ready while the load goes on.

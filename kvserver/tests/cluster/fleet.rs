@@ -1,6 +1,7 @@
 //! The nodes: started, cut apart, stopped, wiped and looked at.
 
 use crate::door::Door;
+pub(crate) use crate::wait::eventually;
 use kvserver::{HttpConfig, Node, NodeConfig, StartError};
 use proto::{GroupId, Limits, NodeId};
 use raftstore::{
@@ -11,33 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// What must happen, happens within this time even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(10);
 
 pub(crate) const NODES: [u64; 3] = [1, 2, 3];
 
 /// How many shards the clusters of these tests have.
 pub(crate) const SHARDS: u32 = 16;
-
-/// Waits until `condition` gives something, and panics with `what` where it never does.
-pub(crate) async fn eventually<T, F>(what: &str, mut condition: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Option<T>>,
-{
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = condition().await {
-            return value;
-        }
-        assert!(Instant::now() < until, "never came: {what}");
-        tokio::time::sleep(LOOK).await;
-    }
-}
 
 /// What the nodes are told beside who they are.
 #[derive(Clone)]
@@ -133,7 +115,8 @@ impl Fleet {
 
     pub(crate) async fn try_start(&mut self, node: u64, config: NodeConfig) -> Result<(), StartError> {
         let disk: Arc<dyn Disk> = Arc::new(self.disks[&node].clone());
-        let network = self.network.host(&host(node));
+        // It is on the host on which it listens.
+        let network = self.network.host(config.peer_listen.split(':').next().unwrap());
         let started = Node::start_on(config, disk, network, Arc::new(SystemClock));
         let started = tokio::time::timeout(2 * PATIENCE, started).await.expect("a start comes to an end")?;
         self.doors.insert(node, Door::new(started.http_address()));
@@ -240,11 +223,14 @@ pub(crate) fn others(than: &[u64]) -> Vec<u64> {
 
 /// `count` keys for each of `groups` groups, under `prefix`.
 pub(crate) fn keys_of_groups(prefix: &str, groups: u32, count: usize) -> BTreeMap<GroupId, Vec<String>> {
-    let map = kvserver::ShardMap { shards: SHARDS, groups };
-    let mut keys: BTreeMap<GroupId, Vec<String>> = map.group_ids().map(|group| (group, Vec::new())).collect();
+    // A cluster is born with as many shards next to each other in each group.
+    let group_of =
+        |key: &str| GroupId(u64::from(1 + proto::shard_of(key.as_bytes(), SHARDS).0 * groups / SHARDS));
+    let mut keys: BTreeMap<GroupId, Vec<String>> =
+        (1..=u64::from(groups)).map(|group| (GroupId(group), Vec::new())).collect();
     for number in 0.. {
         let key = format!("{prefix}{number:04}");
-        let of = keys.get_mut(&map.group_of_key(key.as_bytes())).unwrap();
+        let of = keys.get_mut(&group_of(&key)).unwrap();
         if of.len() < count {
             of.push(key);
         } else if keys.values().all(|keys| keys.len() == count) {

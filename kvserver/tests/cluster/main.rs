@@ -16,4 +16,6 @@ mod reads;
 mod routing;
 mod serving;
 mod stopping;
+#[path = "../sharded/wait.rs"]
+mod wait;
 mod wire;

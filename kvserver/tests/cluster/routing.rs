@@ -292,6 +292,41 @@ async fn names_travel_with_their_shard() {
     assert_eq!(fleet.door(3).value(&key).await.unwrap(), "once,");
 }
 
+/// A leader that is cut off from its group, but not from the node that is asked, goes on believing that it leads; the
+/// node that asked it in vain asks the others next, whatever it has heard of that leader before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_cut_off_is_not_asked_again() {
+    let mut fleet = Fleet::prepare(Settings::groups(4));
+    let address = |node: u64| Address { peer: format!("n{node}:1"), http: format!("n{node}:2") };
+    for node in 1..=5 {
+        fleet.disks.entry(node).or_default();
+        let mut config = fleet.config(node);
+        config.members = (1..=5).map(|node| (NodeId(node), address(node))).collect();
+        fleet.try_start(node, config).await.unwrap();
+    }
+    fleet.all_ready().await;
+    let map = fleet.door(1).get("/v1/cluster/map").await.json();
+    let group = &map["groups"][0];
+    let voters: Vec<u64> =
+        group["voters"].as_array().unwrap().iter().map(|node| node.as_u64().unwrap()).collect();
+    let id = group["id"].as_u64().unwrap();
+    let asker = (1..=5).find(|node| !voters.contains(node)).unwrap();
+    let leader = fleet.leader_among(id, &voters).await;
+    let shard = (0..SHARDS).find(|&shard| owner(&map, shard) == id).unwrap();
+    let path = format!("/v1/kv/{}?timeout=1000", key_of("k", shard));
+    let put = async || fleet.door(asker).ask(Method::PUT, &path, &[], "v").await;
+    assert!(put().await.is_done(), "now the asker knows who leads");
+    let others: Vec<String> =
+        (1..=5).filter(|node| ![leader, asker].contains(node)).map(|node| format!("n{node}")).collect();
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    fleet.network.partition(&[&format!("n{leader}")], &others);
+    eventually("the asker finds who leads now", async || put().await.is_done().then_some(())).await;
+    let replica = fleet.replica(leader, id).await;
+    assert_eq!(replica["role"], "leader", "the old one believes that it leads: {replica}");
+    fleet.heal();
+    tokio::time::timeout(Duration::from_secs(30), fleet.stop_all()).await.unwrap();
+}
+
 /// With more nodes than replicas, every node answers for every key, also for groups of which it has no
 /// replica, and goes on doing so when the leader of such a group stops.
 #[tokio::test(flavor = "multi_thread")]

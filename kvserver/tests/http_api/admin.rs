@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use shardctrler::ExecuteError;
 
 /// One request for each of the paths, in an order in which none depends on another.
-pub(crate) const REQUESTS: [(&str, &[u8]); 12] = [
+pub(crate) const REQUESTS: [(&str, &[u8]); 13] = [
     ("GET /v1/cluster/map", b""),
     ("POST /v1/cluster/groups", br#"{"count":1}"#),
+    ("PUT /v1/cluster/groups/1", br#"{"weight":2}"#),
     ("DELETE /v1/cluster/groups/2", b""),
     ("POST /v1/cluster/shards/0/move", br#"{"to":2}"#),
     ("PUT /v1/cluster/moves", br#"{"paused":true}"#),
@@ -87,6 +88,10 @@ async fn changes_change() {
     assert_eq!(ask("POST /v1/cluster/groups", "").await["groups"], json!([5]));
     ask("DELETE /v1/cluster/groups/5", "").await;
     assert_eq!(map(&stand).await["groups"][4]["state"], "leaving");
+    assert_eq!(ask("POST /v1/cluster/groups", r#"{"ids":[5]}"#).await["groups"], json!([5]));
+    assert_eq!(map(&stand).await["groups"][4]["state"], "serving", "it stays after all");
+    ask("PUT /v1/cluster/groups/4", r#"{"weight":2}"#).await;
+    assert_eq!(map(&stand).await["groups"][3]["weight"], 2);
     ask("PUT /v1/cluster/moves", r#"{"paused":true}"#).await;
     ask("PUT /v1/cluster/moves", r#"{"copy_bytes_per_second":1000000,"moves_max":4}"#).await;
     let settings = &map(&stand).await["settings"];
@@ -162,6 +167,8 @@ async fn malformed_requests() {
         ("POST /v1/cluster/groups", r#"{"counts":1}"#),
         ("POST /v1/cluster/groups", "[1,1]"),
         ("POST /v1/cluster/groups", r#"{"count":-1}"#),
+        ("POST /v1/cluster/groups", r#"{"count":1,"ids":[9]}"#),
+        ("PUT /v1/cluster/groups/1", "{}"),
         ("DELETE /v1/cluster/groups/two", ""),
         ("POST /v1/cluster/shards/0/move", "{}"),
         ("POST /v1/cluster/shards/-1/move", r#"{"to":2}"#),
@@ -182,6 +189,10 @@ async fn malformed_requests() {
         let answer = stand.ask(line, &[], body.as_bytes()).await;
         assert_eq!(refused(&answer), none(400, "bad_request"), "{line} {body}");
     }
+    let too_soon = stand.ask("PUT /v1/cluster/nodes", &[], br#"{"dead_after_ms":4999}"#).await;
+    assert_eq!(refused(&too_soon), none(400, "invalid"));
+    let text = String::from_utf8_lossy(&too_soon.body);
+    assert!(text.contains("dead_after_ms must be at least 5000: 4999"), "{text}");
     let none_added = stand.ask("POST /v1/cluster/groups", &[], br#"{"count":0}"#).await;
     assert_eq!(refused(&none_added), none(400, "invalid"));
     assert_eq!(map(&stand).await, before);

@@ -82,7 +82,7 @@ async fn wrong_in_one_part() {
         (r#"{"operations":[{"op":"get","key":"a","version":1}]}"#.into(), 400, "neither value nor version"),
         (r#"{"operations":[{"op":"delete","key":"a","value":""}]}"#.into(), 400, "delete takes no value"),
         (r#"{"operations":[{"op":"get","key":"?","b64":true}]}"#.into(), 400, "key is not base64"),
-        (format!(r#"{{"operations":[{{"op":"get","key":"{long}"}}]}}"#), 400, "4097"),
+        (format!(r#"{{"operations":[{{"op":"put","key":"{long}","value":""}}]}}"#), 400, "4097"),
         (format!(r#"{{"operations":[{{"op":"put","key":"a","value":"{large}"}}]}}"#), 413, "1048577"),
     ];
     for (body, status, named) in bad {

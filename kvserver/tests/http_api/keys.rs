@@ -100,13 +100,21 @@ async fn bad_keys() {
     let stand = Stand::new().await;
     let mut wire = Wire::connect(stand.address).await;
     let longest = "%ff".repeat(4096);
-    let bad = [
-        ("", "bad_request", "key is empty"),
-        ("%", "bad_request", "at byte 0"),
-        ("ab%zz", "bad_request", "at byte 2"),
-        (&format!("{longest}x"), "key_too_large", "4097 bytes exceeds the limit of 4096"),
-    ];
+    let endless = "k".repeat((16 << 10) + 1);
+    let bad = |too_long, why| {
+        [
+            ("", "bad_request", "key is empty"),
+            ("%", "bad_request", "at byte 0"),
+            ("ab%zz", "bad_request", "at byte 2"),
+            (too_long, "key_too_large", why),
+        ]
+    };
+    let beyond = format!("{longest}x");
     for method in ["PUT", "GET", "POST", "DELETE"] {
+        let bad = match method.starts_with('P') {
+            true => bad(&beyond, "4097 bytes exceeds the limit of 4096"),
+            false => bad(&endless, "16385 bytes exceeds the limit of 16384"),
+        };
         for (key, code, detail) in bad {
             let body: &[u8] = if method.starts_with('P') { b"value" } else { b"" };
             let answer = wire.ask(&format!("{method} /v1/kv/{key}"), &[], body).await;
@@ -126,4 +134,42 @@ async fn values_beyond_the_limit_are_read() {
     let answer = stand.ask("GET /v1/kv/k", &[], b"").await;
     assert_eq!((answer.status, answer.body.len()), (200, 16 << 20));
     assert_eq!(stand.ask("HEAD /v1/kv/k", &[], b"").await.status, 200);
+}
+
+/// A key that is longer than what may be written now, as one that was written under another limit, is read, listed
+/// and deleted, alone and in a batch; only what adds to it is refused.
+#[tokio::test]
+async fn keys_beyond_the_limit_are_read_and_deleted() {
+    const KEY: &[u8] = &[b'k'; 4097];
+    let stand = Stand::new().await;
+    let key = std::str::from_utf8(KEY).unwrap();
+    let batch = async |operation: String| {
+        let json = [("content-type", "application/json")];
+        let body = format!(r#"{{"operations":[{operation}]}}"#);
+        stand.ask("POST /v1/batch", &json, body.as_bytes()).await
+    };
+    for in_batch in [false, true] {
+        stand.fake.store(KEY, b"v".to_vec());
+        assert_eq!(stand.ask(&format!("GET /v1/kv/{key}"), &[], b"").await.body, b"v");
+        let listed = stand.ask(&format!("GET /v1/kv?prefix={key}"), &[], b"").await;
+        assert_eq!(listed.json()["keys"][0]["value"], "v", "{listed:?}");
+        let read = batch(format!(r#"{{"op":"get","key":"{key}"}}"#)).await;
+        assert_eq!(read.json()["answers"][0]["value"], "v", "{read:?}");
+        for line in ["PUT", "POST"] {
+            let refused = stand.ask(&format!("{line} /v1/kv/{key}"), &[], b"w").await;
+            assert_eq!((refused.status, refused.code()), (400, "key_too_large".into()), "{line}");
+        }
+        for op in ["put", "append", "cas"] {
+            let version = if op == "cas" { r#","version":1"# } else { "" };
+            let refused = batch(format!(r#"{{"op":"{op}","key":"{key}","value":"w"{version}}}"#)).await;
+            assert_eq!((refused.status, refused.code()), (400, "key_too_large".into()), "{op}");
+        }
+        if in_batch {
+            let deleted = batch(format!(r#"{{"op":"delete","key":"{key}"}}"#)).await;
+            assert_eq!(deleted.json()["answers"][0]["status"], 204, "{deleted:?}");
+        } else {
+            assert_eq!(stand.ask(&format!("DELETE /v1/kv/{key}"), &[], b"").await.status, 204);
+        }
+        assert_eq!(stand.fake.value(KEY), None);
+    }
 }

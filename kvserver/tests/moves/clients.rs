@@ -4,8 +4,12 @@
 //! Every append is a token that says whose it is and which: a key's value is then the log of all that took
 //! effect, in order. An acknowledged token stands in it just once from then on; each client's stand in the
 //! order in which it sent them.
+//!
+//! Two judges look at what they saw: this module at each read at once, by the tokens; and at the end the checker,
+//! which knows nothing of tokens, at the whole history, with every answer's version.
 
 use crate::door::{Answer, Door};
+use checker::{Limits, Operation, Recorder, Verdict};
 use rand::RngExt;
 use reqwest::Method;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +25,9 @@ const ANSWER_TIME: Duration = Duration::from_secs(3);
 /// The pause between what a client does, so that the clients do not take all of the machine.
 const PACE: Duration = Duration::from_millis(4);
 
+/// Who reads everything once more at the end, as the history has it.
+const LAST_READER: u64 = u64::MAX;
+
 /// The nodes that can be asked.
 pub(crate) type Doors = Arc<Mutex<BTreeMap<u64, Door>>>;
 
@@ -30,6 +37,7 @@ type Acknowledged = Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>;
 /// See the module.
 pub(crate) struct Clients {
     acknowledged: Acknowledged,
+    history: Recorder,
     doors: Doors,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
@@ -57,6 +65,24 @@ async fn insist(doors: &Doors, method: &Method, path: &str, headers: &[(&str, &s
     }
 }
 
+/// The key's version, by the answer to a read or a write of it.
+fn version(answer: &Answer) -> u64 {
+    let tag = answer.header("etag").unwrap_or_else(|| panic!("{answer:?} tells no version"));
+    tag.trim_matches('"').parse().unwrap_or_else(|error| panic!("{answer:?}: {error}"))
+}
+
+/// Reads a key for `process`; its value, empty where it is absent.
+async fn read(process: u64, doors: &Doors, key: &str, history: &Recorder) -> String {
+    let asked = history.invoke(process, Operation::get(key));
+    let answer = insist(doors, &Method::GET, &format!("/v1/kv/{key}"), &[], "").await;
+    if answer.status == 404 {
+        asked.ok(checker::Answer::Absent);
+        return String::new();
+    }
+    asked.ok(checker::Answer::value(&answer.body, version(&answer)));
+    answer.text().to_owned()
+}
+
 /// Holds what a key was read as against what must stand in it.
 fn check(key: &str, value: &str, must: &BTreeSet<String>) {
     let tokens: Vec<&str> = value.split_terminator(';').collect();
@@ -80,12 +106,13 @@ impl Clients {
         let acknowledged: Acknowledged =
             Arc::new(Mutex::new(keys.iter().map(|key| (key.clone(), BTreeSet::new())).collect()));
         let (stop, stopped) = watch::channel(false);
-        let mut tasks = JoinSet::new();
+        let (history, mut tasks) = (Recorder::new(), JoinSet::new());
         for client in 0..count {
-            let (keys, acknowledged, doors) = (keys.to_vec(), acknowledged.clone(), doors.clone());
-            tasks.spawn(run(client, keys, acknowledged, doors, stopped.clone()));
+            let (acknowledged, history) = (acknowledged.clone(), history.clone());
+            let client = Client { number: client as u64, keys: keys.to_vec(), acknowledged, history };
+            tasks.spawn(client.run(doors.clone(), stopped.clone()));
         }
-        Self { acknowledged, doors: doors.clone(), stop, tasks }
+        Self { acknowledged, history, doors: doors.clone(), stop, tasks }
     }
 
     /// How many appends were acknowledged so far.
@@ -101,33 +128,45 @@ impl Clients {
         }
         let acknowledged = self.acknowledged.lock().unwrap().clone();
         for (key, must) in acknowledged {
-            let answer = insist(&self.doors, &Method::GET, &format!("/v1/kv/{key}"), &[], "").await;
-            let value = if answer.status == 404 { "" } else { answer.text() };
-            check(&key, value, &must);
+            let value = read(LAST_READER, &self.doors, &key, &self.history).await;
+            check(&key, &value, &must);
             // All that was sent was acknowledged in the end.
             assert_eq!(value.split_terminator(';').count(), must.len(), "{key}");
+        }
+        let history = self.history.history();
+        match checker::check(&history, &Limits::default()) {
+            Verdict::Linearizable => println!("{} calls are linearizable", history.calls().len()),
+            Verdict::NotLinearizable(failure) => panic!("{failure:?}"),
+            Verdict::Unknown(exceeded) => panic!("{exceeded}"),
         }
     }
 }
 
-async fn run(
-    client: usize,
+/// One of them.
+struct Client {
+    number: u64,
     keys: Vec<String>,
     acknowledged: Acknowledged,
-    doors: Doors,
-    stopped: watch::Receiver<bool>,
-) {
-    for number in (0_u64..).take_while(|_| !*stopped.borrow()) {
-        let key = &keys[raftstore::random().random_range(0..keys.len())];
-        let (path, token) = (format!("/v1/kv/{key}"), format!("c{client}.{number}"));
-        let name = [("idempotency-key", token.as_str())];
-        let appended = insist(&doors, &Method::POST, &path, &name, &format!("{token};")).await;
-        assert!(appended.is_done(), "{key}: {appended:?}");
-        acknowledged.lock().unwrap().get_mut(key).unwrap().insert(token);
-        if number % 4 == 0 {
-            let must = acknowledged.lock().unwrap()[key].clone();
-            check(key, insist(&doors, &Method::GET, &path, &[], "").await.text(), &must);
+    history: Recorder,
+}
+
+impl Client {
+    async fn run(self, doors: Doors, stopped: watch::Receiver<bool>) {
+        let Self { number: client, keys, acknowledged, history } = self;
+        for number in (0_u64..).take_while(|_| !*stopped.borrow()) {
+            let key = &keys[raftstore::random().random_range(0..keys.len())];
+            let (path, token) = (format!("/v1/kv/{key}"), format!("c{client}.{number}"));
+            let (name, value) = ([("idempotency-key", token.as_str())], format!("{token};"));
+            let asked = history.invoke(client, Operation::append(key, &value));
+            let appended = insist(&doors, &Method::POST, &path, &name, &value).await;
+            assert!(appended.is_done(), "{key}: {appended:?}");
+            asked.ok(checker::Answer::written(version(&appended)));
+            acknowledged.lock().unwrap().get_mut(key).unwrap().insert(token.clone());
+            if number % 4 == 0 {
+                let must = acknowledged.lock().unwrap()[key].clone();
+                check(key, &read(client, &doors, key, &history).await, &must);
+            }
+            sleep(PACE).await;
         }
-        sleep(PACE).await;
     }
 }

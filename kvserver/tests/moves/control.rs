@@ -51,7 +51,8 @@ async fn a_cancel_before_the_freeze_thaws_nothing() {
 async fn a_pause_stops_copies_and_no_freeze() {
     let world = World::start(900).await;
     let route = world.route().await;
-    world.fill(route.shard, 10, 90 << 10).await;
+    // More than is on its way at a time.
+    world.fill(route.shard, 30, 120 << 10).await;
     let mut gate = Gate::at(Failpoint::PieceTaken, route.shard);
     world.move_shard(route.shard, route.to).await;
     gate.reached().await;
@@ -93,7 +94,7 @@ async fn a_throttle_is_kept() {
     world.arrived(route.shard, route.to).await;
     let [ended] = &world.ended(route.shard)[..] else { panic!("it ends once") };
     // What is left when the source freezes, and one piece, are not waited for.
-    let slowly = total - (256 << 10) - (96 << 10);
+    let slowly = total - (256 << 10) - (128 << 10);
     let least = Duration::from_secs_f64(slowly as f64 / RATE as f64);
     assert!(ended.took >= least, "{:?} for {total} bytes, at least {least:?}", ended.took);
     world.finish().await;

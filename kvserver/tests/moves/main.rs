@@ -11,6 +11,8 @@ mod door;
 #[allow(dead_code, reason = "other tests use all of it")]
 #[path = "../cluster/fleet.rs"]
 mod fleet;
+#[path = "../sharded/wait.rs"]
+mod wait;
 
 mod clients;
 mod control;

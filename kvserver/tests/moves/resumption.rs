@@ -7,9 +7,10 @@ use kvserver::moves::progress::EndedMove;
 use proto::{GroupId, NodeId};
 use std::time::Duration;
 
-/// Pieces hold at most 96 KiB: one of these values each.
-const VALUES: usize = 10;
-const VALUE_BYTES: usize = 90 << 10;
+/// Pieces hold at most 128 KiB: one of these values each. A driver is at most a window of 1.5 MiB ahead of what
+/// it knows to be taken in.
+const VALUES: usize = 30;
+const VALUE_BYTES: usize = 120 << 10;
 
 /// The destination's new leader goes on with the copy that its machine knows: it begins none, and takes in
 /// only what was missing.

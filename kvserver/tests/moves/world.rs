@@ -22,7 +22,7 @@ use tokio::time::timeout;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many data groups there are: one for each node to lead.
-const GROUPS: u32 = 3;
+pub(crate) const GROUPS: u32 = 3;
 
 /// How many clients there are.
 const CLIENTS: usize = 4;
@@ -128,9 +128,14 @@ pub(crate) fn keys(count: usize) -> Vec<String> {
 impl World {
     /// Everything runs, and every group is led by a node of its own.
     pub(crate) async fn start(seed: u64) -> Self {
+        Self::start_with(Settings::groups(GROUPS), seed).await
+    }
+
+    /// The same, of nodes that are told otherwise.
+    pub(crate) async fn start_with(settings: Settings, seed: u64) -> Self {
         let turn = TURN.lock().await;
         set_hook(None);
-        let fleet = Fleet::start(Settings::groups(GROUPS)).await;
+        let fleet = Fleet::start(settings).await;
         let doors = Doors::default();
         let watches = Watches::default();
         for node in NODES {

@@ -1,4 +1,4 @@
-//! Waiting for conditions.
+//! Waiting for conditions, as all tests of whole nodes in real time do.
 
 use std::time::Duration;
 use tokio::time::{Instant, sleep};

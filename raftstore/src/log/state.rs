@@ -104,11 +104,16 @@ impl State {
         let Self { view, durable, .. } = self;
         let end = next_index(after.as_ref());
         if next_index(view.last.as_ref()) > end {
-            view.log_bytes -= gone_bytes(view, &durable.index, end, u64::MAX);
+            view.log_bytes -= bytes_of(view, &durable.index, end, u64::MAX);
             view.tail.truncate(end);
             view.last = after.max(view.purged);
             view.truncations += 1;
         }
+    }
+
+    /// About what the view's entries after `index` take on disk.
+    pub(crate) fn bytes_after(&self, index: u64) -> u64 {
+        bytes_of(&self.view, &self.durable.index, index + 1, u64::MAX)
     }
 
     /// Forgets the view's entries up to `upto`.
@@ -118,7 +123,7 @@ impl State {
             return;
         }
         let start = upto.index() + 1;
-        view.log_bytes -= gone_bytes(view, &durable.index, next_index(view.purged.as_ref()), start);
+        view.log_bytes -= bytes_of(view, &durable.index, next_index(view.purged.as_ref()), start);
         view.tail.purge(start);
         view.purged = Some(upto);
         if next_index(view.last.as_ref()) <= start {
@@ -129,7 +134,7 @@ impl State {
 }
 
 /// About what the view's entries from `start` up to `end` take; never more than all of them.
-fn gone_bytes(view: &View, index: &Index, start: u64, end: u64) -> u64 {
+fn bytes_of(view: &View, index: &Index, start: u64, end: u64) -> u64 {
     let in_memory = view.tail.first().unwrap_or(next_index(view.last.as_ref()));
     let disk: u64 = index.range(start, end.min(in_memory).max(start)).map(|run| run.bytes).sum();
     let memory: u64 = view.tail.range(start.max(in_memory), end).map(|entry| entry_bytes(entry) as u64).sum();

@@ -22,6 +22,7 @@ use super::segment::segment_name;
 use super::state::Group;
 use super::tail::level_tails;
 use crate::disk::{DiskError, Table, lock, offload};
+use crate::mutation;
 use crate::snapshot::Snapshot;
 use crate::storage::{Shared, StorageError, count};
 use crate::types::LogId;
@@ -254,7 +255,7 @@ impl Writer {
             bytes += part.len() as u64;
         }
         let started = Instant::now();
-        table.sync().await?;
+        mutation::sync(&table).await?;
         let (counters, took) = (&self.shared.counters, started.elapsed());
         counters.synced(took);
         if let Some((count, longest)) = self.slow_syncs.note(took, started + took) {

@@ -61,6 +61,11 @@ impl SnapshotReader {
         Ok(piece)
     }
 
+    /// See [`Snapshot::withdrawn`].
+    pub(crate) fn withdrawn(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.snapshot.withdrawn()
+    }
+
     fn check_end(&self, progress: &Progress) -> Result<(), StorageError> {
         let wanted = self.snapshot.manifest().pieces;
         if progress.pieces == wanted && progress.unpacker.is_empty() {

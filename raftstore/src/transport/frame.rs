@@ -3,7 +3,7 @@
 //! ```text
 //! length u32 · bytes after this field
 //! crc    u32 · CRC-32 of all that follows it
-//! version u8 · kind u8 · group u64 · id u64 · payload
+//! version u8 · kind u8 · group u64 · id u64 · payload        (group: a replica's mailbox)
 //! ```
 //!
 //! Integers are little-endian. TCP's own checksum lets about one damaged segment in 65,536 pass, and what a
@@ -94,6 +94,8 @@ pub(crate) const KINDS: usize = 82;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) kind: Kind,
+    /// The mailbox of the replica that is meant (see [`crate::types::ReplicaId::mailbox`]), not the group's own id; 0
+    /// for none.
     pub(crate) group: GroupId,
     /// The call, stream or transfer, chosen by the maker of the connection; 0 for none.
     pub(crate) id: u64,

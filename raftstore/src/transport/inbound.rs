@@ -80,14 +80,18 @@ pub(crate) trait Replica: Send + Sync + 'static {
         request: TransferLeaderRequest,
     ) -> BoxFuture<'static, Result<TransferLeaderResponse, Stopped>>;
 
-    /// Prepares to take in a snapshot. Several may be under way; each has a sink of its own.
-    fn receive_snapshot(&self) -> BoxFuture<'static, io::Result<Box<dyn SnapshotSink>>>;
+    /// Prepares to take in a snapshot that the leader by `vote` sends. Whatever was being received before gives way:
+    /// the future waits for that.
+    fn receive_snapshot(&self, vote: Vote) -> BoxFuture<'static, io::Result<Box<dyn SnapshotSink>>>;
 }
 
 /// A snapshot that is being received; dropping it before [`install`](Self::install) discards what came.
 pub(crate) trait SnapshotSink: Send + 'static {
     /// Takes the next piece, exactly as the sender's machine handed it out.
     fn append(&mut self, piece: Bytes) -> BoxFuture<'_, io::Result<()>>;
+
+    /// Resolves, with the reason, once there is no use in sending any more: the sink is to be dropped then.
+    fn given_up(&self) -> BoxFuture<'_, &'static str>;
 
     /// Installs the pieces received as the replica's state, as far as the sender's vote is still current. May
     /// take minutes; dropping the future must leave the replica with its old state or the new one.

@@ -9,20 +9,25 @@
 //! byte makes the lane ask with a ping, and a whole one makes it give the connection up: TCP alone would wait for
 //! minutes, and after a partition heals it may pause as long again as it was cut.
 
+use super::addresses::Addresses;
 use super::batch;
 use super::config::TransportConfig;
 use super::frame::{Frame, FrameError, FrameReader, HEADER, Kind};
-use super::handshake::{self, HELLO_BYTES_MAX, Hello, PROTOCOL};
+use super::handshake::{self, GreetError, HELLO_BYTES_MAX, Hello};
 use super::queue::Queue;
 use super::stats::{Counters, add};
 use crate::network::{Network, Stream};
 use proto::{GroupId, NodeId};
 use rand::RngExt;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::task::JoinHandle;
+
+/// Failures that a lane remembers in order to log each once.
+const TOLD_MAX: usize = 16;
 
 /// What a connection is for; what queues on one lane never delays another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +75,7 @@ pub(crate) struct Local {
     pub(crate) cluster: String,
     pub(crate) network: Arc<dyn Network>,
     pub(crate) config: Arc<TransportConfig>,
+    pub(crate) addresses: Arc<Addresses>,
     pub(crate) counters: Arc<Counters>,
     /// The next id of a call or stream; from 1.
     pub(crate) ids: Arc<AtomicU64>,
@@ -82,11 +88,11 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn start(local: Arc<Local>, kind: LaneKind, peer: NodeId, address: String) -> Self {
+    pub(crate) fn start(local: Arc<Local>, kind: LaneKind, peer: NodeId) -> Self {
         let name = format!("{peer} {}", kind.name());
         let queue = Queue::new(kind, name, &local.config, local.counters.clone(), local.ids.clone());
         let queue = Arc::new(queue);
-        let driver = Driver { local, peer, address, queue: queue.clone(), told: None };
+        let driver = Driver { local, peer, queue: queue.clone(), reached: false, told: BTreeMap::new() };
         Self { queue, task: tokio::spawn(driver.run()) }
     }
 
@@ -140,10 +146,11 @@ impl Pause {
 struct Driver {
     local: Arc<Local>,
     peer: NodeId,
-    address: String,
     queue: Arc<Queue>,
-    /// The failure that was logged last, so that the same one is logged once.
-    told: Option<String>,
+    /// Whether the peer was ever reached.
+    reached: bool,
+    /// The failures that were logged since it was reached last, by address, so that the same one is logged once.
+    told: BTreeMap<String, String>,
 }
 
 impl Driver {
@@ -153,9 +160,10 @@ impl Driver {
             while !self.queue.has_frames() {
                 self.queue.wake.notified().await;
             }
-            match self.connect().await {
+            let address = self.local.addresses.likeliest(self.peer);
+            match self.connect(&address).await {
                 Ok(connection) => {
-                    self.connected();
+                    self.connected(&address);
                     let (reason, answered) = self.serve(connection).await;
                     self.queue.disconnected(&reason);
                     if answered {
@@ -163,43 +171,52 @@ impl Driver {
                         continue;
                     }
                 }
-                Err(reason) => self.failed(&reason),
+                Err(error) => self.failed(address, &error),
             }
             tokio::time::sleep(pause.draw()).await;
         }
     }
 
-    fn connected(&mut self) {
+    fn connected(&mut self, address: &str) {
         add(&self.queue.lane_counters().connects, 1);
         self.queue.connected();
-        if self.told.take().is_some() {
-            tracing::info!(node = %self.local.node, lane = %self.queue.name, address = %self.address, "peer is back");
+        self.reached = true;
+        if !std::mem::take(&mut self.told).is_empty() {
+            tracing::info!(node = %self.local.node, lane = %self.queue.name, %address, "peer is reached");
         }
     }
 
-    fn failed(&mut self, reason: &str) {
+    fn failed(&mut self, address: String, error: &GreetError) {
         add(&self.queue.lane_counters().connect_failures, 1);
-        self.queue.unreachable(reason);
-        if self.told.as_deref() != Some(reason) {
-            let (node, lane, address) = (self.local.node, &self.queue.name, &self.address);
-            tracing::warn!(%node, %lane, %address, "peer is unreachable: {reason}");
-            self.told = Some(reason.to_owned());
+        let reason = error.to_string();
+        self.queue.unreachable(&reason);
+        self.local.addresses.failed(self.peer, &address);
+        if self.told.get(&address) == Some(&reason) {
+            return;
         }
+        let (node, lane) = (self.local.node, &self.queue.name);
+        match error {
+            // Nodes are started one after another.
+            GreetError::Unreached(_) if !self.reached => {
+                tracing::info!(%node, %lane, %address, "peer is not reached yet: {reason}");
+            }
+            GreetError::Unreached(_) | GreetError::Refused(_) => {
+                tracing::warn!(%node, %lane, %address, "peer is unreachable: {reason}");
+            }
+        }
+        if self.told.len() >= TOLD_MAX {
+            self.told.clear();
+        }
+        self.told.insert(address, reason);
     }
 
-    async fn connect(&self) -> Result<Connection, String> {
+    async fn connect(&self, address: &str) -> Result<Connection, GreetError> {
         let attempt = async {
-            let stream =
-                self.local.network.connect(&self.address).await.map_err(|error| error.to_string())?;
+            let stream = self.local.network.connect(address).await;
+            let stream = stream.map_err(|error| GreetError::Unreached(error.to_string()))?;
             let (from, mut into) = tokio::io::split(stream);
             let mut reader = FrameReader::new(from, HELLO_BYTES_MAX);
-            let hello = Hello {
-                protocol: PROTOCOL,
-                lane: self.queue.kind,
-                from: self.local.node,
-                to: self.peer,
-                cluster: self.local.cluster.clone(),
-            };
+            let hello = Hello::of(&self.local, self.queue.kind, self.peer);
             handshake::greet(&hello, &mut reader, &mut into).await?;
             reader.set_bytes_max(self.queue.kind.frame_bytes_max(&self.local.config));
             Ok(Connection { reader, writer: into })
@@ -207,7 +224,7 @@ impl Driver {
         let timeout = self.local.config.connect_timeout();
         match tokio::time::timeout(timeout, attempt).await {
             Ok(result) => result,
-            Err(_) => Err(format!("no connection within {} ms", timeout.as_millis())),
+            Err(_) => Err(GreetError::Unreached(format!("no connection within {} ms", timeout.as_millis()))),
         }
     }
 

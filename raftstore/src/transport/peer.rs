@@ -15,10 +15,9 @@ struct Lanes {
     closed: bool,
 }
 
-/// A node at an address. Where the address changes, that is another peer.
+/// A node, wherever it is.
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
-    pub(crate) address: String,
     lanes: Mutex<Lanes>,
     /// Bytes of appends that may be under way.
     pub(crate) window: Arc<Semaphore>,
@@ -27,10 +26,9 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(id: NodeId, address: String, config: &TransportConfig, closed: bool) -> Self {
+    pub(crate) fn new(id: NodeId, config: &TransportConfig, closed: bool) -> Self {
         Self {
             id,
-            address,
             lanes: Mutex::new(Lanes { closed, ..Lanes::default() }),
             window: Arc::new(Semaphore::new(config.window_bytes)),
             snapshots: Arc::new(Semaphore::new(config.snapshots_max)),
@@ -49,7 +47,7 @@ impl Peer {
         if let Some(lane) = slot {
             return lane.queue.clone();
         }
-        let lane = Lane::start(local.clone(), kind, self.id, self.address.clone());
+        let lane = Lane::start(local.clone(), kind, self.id);
         let queue = lane.queue.clone();
         if !closed {
             *slot = Some(lane);

@@ -169,6 +169,10 @@ impl<D: Pieces> NetStreamAppend<TypeConfig> for Client<D> {
             window: self.peer.window.clone(),
             floor: self.floor.clone(),
         };
+        #[cfg(feature = "mutations")]
+        if crate::mutation::grants(self.local.node, self.peer.id) {
+            return Box::pin(async move { crate::mutation::granted(appender, input, timeout) });
+        }
         Box::pin(async move { append::stream(appender, input, timeout) })
     }
 }
@@ -221,10 +225,14 @@ impl<D: Pieces> NetSnapshot<TypeConfig> for Client<D> {
             config: self.local.config.clone(),
             slots: self.peer.snapshots.clone(),
         };
+        let OpenraftSnapshot { meta, snapshot } = snapshot;
+        let pieces = snapshot.pieces();
+        // From here on it is held by its reader alone.
+        drop(snapshot);
         tokio::select! {
             biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
-            result = transfer.send(&vote, &snapshot.meta, snapshot.snapshot.pieces()) => result,
+            result = transfer.send(&vote, &meta, pieces) => result,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The receiving side of a snapshot: pieces go to a sink of their own, each is acknowledged once the sink has
 //! taken it, and after the last the sink is installed. While any of that takes its time, the sender hears that it
-//! goes on. A transfer that breaks off leaves nothing behind: its sink is dropped.
+//! goes on. A transfer that breaks off leaves nothing behind: its sink is dropped, also where its sender has vanished
+//! without a word, for until then the replica has no room for another snapshot.
 
 use super::batch::Hold;
 use super::config::TransportConfig;
@@ -16,6 +17,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// A transfer of which nothing comes for so many times its sender's own patience is over: a sender that is there has
+/// given it up by then, and said so.
+const SILENCE_FACTOR: u32 = 2;
 
 /// What a transfer consists of after its beginning. What waits is bounded by the room that each part holds in the
 /// connection's budget.
@@ -51,7 +56,7 @@ pub(crate) async fn run(
 ) -> u64 {
     let tick = (config.silence_timeout() / 2).min(config.progress_timeout() / 4);
     let mut receiving = Receiving { group, id, outbox: outbox.clone(), tick, pieces: 0, bytes: 0 };
-    match receiving.receive(replica, vote, meta, &mut parts, config.install_timeout()).await {
+    match receiving.receive(replica, vote, meta, &mut parts, &config).await {
         Ok(Some(response)) => {
             outbox.push(Kind::Reply, group, id, None, |into| put_vote(into, &response.vote))
         }
@@ -72,12 +77,18 @@ impl Receiving {
         vote: Vote,
         meta: SnapshotMeta,
         parts: &mut mpsc::UnboundedReceiver<Part>,
-        install_timeout: Duration,
+        config: &TransportConfig,
     ) -> io::Result<Option<SnapshotResponse>> {
-        let mut sink = self.going_on(replica.receive_snapshot()).await?;
+        let silence = config.progress_timeout() * SILENCE_FACTOR;
+        let mut sink = self.going_on(replica.receive_snapshot(vote)).await?;
         // The last part's room is held until the answer is on its way.
         let _room = loop {
-            match parts.recv().await {
+            let part = tokio::select! {
+                biased;
+                why = sink.given_up() => return Err(io::Error::other(why)),
+                part = tokio::time::timeout(silence, parts.recv()) => part,
+            };
+            match part.map_err(|_| io::Error::other(format!("nothing came for {silence:?}")))? {
                 None => return Ok(None),
                 Some(Part::Piece(piece, hold)) => {
                     let bytes = piece.len() as u64;
@@ -92,7 +103,7 @@ impl Receiving {
                 }
             }
         };
-        let install = tokio::time::timeout(install_timeout, sink.install(vote, meta));
+        let install = tokio::time::timeout(config.install_timeout(), sink.install(vote, meta));
         let response = self.going_on(install).await;
         response.map_err(|_| io::Error::other("snapshot was not installed in time"))?.map(Some)
     }

@@ -5,7 +5,7 @@
 //! it takes to notice.
 
 use super::frame::FrameReader;
-use super::handshake::{self, HELLO_BYTES_MAX, Hello, Unwelcome};
+use super::handshake::{self, ANYBODY, HELLO_BYTES_MAX, Hello, Unwelcome};
 use super::inbound::Inbound;
 use super::lane::{LaneKind, Local};
 use super::receive::Session;
@@ -139,7 +139,10 @@ impl Shared {
         let greeted = greeted.unwrap_or_else(|_| Err(Unwelcome::Malformed("no hello in time".into())));
         match greeted {
             Ok(hello) => {
-                if say(&mut into, handshake::welcome(), timeout).await {
+                let welcome = say(&mut into, handshake::welcome(local.node), timeout).await;
+                local.addresses.heard(hello.from, &hello.at);
+                // Whoever only asks who is here is told, and takes no place of a lane's connection.
+                if welcome && hello.to != ANYBODY {
                     reader.set_bytes_max(hello.lane.frame_bytes_max(&local.config));
                     self.serve(&hello, reader, into).await;
                 }

@@ -29,6 +29,9 @@ pub(crate) trait Pieces: Send + Sync + 'static {
 pub(crate) trait PieceReader: Send {
     /// The next piece, `None` after the last.
     fn next(&mut self) -> BoxFuture<'_, io::Result<Option<Bytes>>>;
+
+    /// Resolves once the snapshot is not to be read any further: its sender needs the room for another.
+    fn withdrawn(&self) -> BoxFuture<'static, ()>;
 }
 
 impl Pieces for Snapshot {
@@ -40,6 +43,10 @@ impl Pieces for Snapshot {
 impl PieceReader for SnapshotReader {
     fn next(&mut self) -> BoxFuture<'_, io::Result<Option<Bytes>>> {
         Box::pin(async move { Ok(SnapshotReader::next(self).await?) })
+    }
+
+    fn withdrawn(&self) -> BoxFuture<'static, ()> {
+        Box::pin(SnapshotReader::withdrawn(self))
     }
 }
 
@@ -73,18 +80,20 @@ impl Transfer {
         self,
         vote: &Vote,
         meta: &SnapshotMeta,
-        mut pieces: Box<dyn PieceReader>,
+        pieces: Box<dyn PieceReader>,
     ) -> Sent<SnapshotResponse> {
         let slots = self.slots.clone();
         let _slot = slots.acquire().await.expect("the slots are never closed");
         let call = self.queue.stream(self.group).map_err(|failure| rpc_error(&failure))?;
         let mut sending = Sending { transfer: self, call, sent_bytes: 0, taken_bytes: 0 };
         sending.put(Kind::SnapshotBegin, 128, |into| put_snapshot_begin(into, vote, meta))?;
-        let mut count = 0_u64;
-        while let Some(piece) = pieces.next().await.map_err(|error| unreadable(&error))? {
-            sending.piece(&piece).await?;
-            count += 1;
-        }
+        let withdrawn = pieces.withdrawn();
+        // The snapshot is let go of with its last piece: installing it may take longer than sending it.
+        let count = tokio::select! {
+            biased;
+            () = withdrawn => return Err(rpc_refusal("the snapshot was withdrawn for a newer one".into()).into()),
+            count = sending.pieces(pieces) => count?,
+        };
         sending.put(Kind::SnapshotEnd, 8, |into| into.put_u64_le(count))?;
         loop {
             let Frame { kind, payload, .. } = sending.answer().await?;
@@ -101,6 +110,16 @@ impl Sending {
     fn put(&self, kind: Kind, capacity: usize, put: impl FnOnce(&mut Vec<u8>)) -> Sent<()> {
         let bytes = encode(kind, self.transfer.group, self.call.id(), capacity, put);
         self.call.send(kind, bytes, None).map_err(|failure| rpc_error(&failure).into())
+    }
+
+    /// Sends all pieces; returns how many there were.
+    async fn pieces(&mut self, mut pieces: Box<dyn PieceReader>) -> Sent<u64> {
+        let mut count = 0;
+        while let Some(piece) = pieces.next().await.map_err(|error| unreadable(&error))? {
+            self.piece(&piece).await?;
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// Sends a piece once the window has room. A piece larger than the window goes when nothing else is under

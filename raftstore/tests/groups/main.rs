@@ -20,6 +20,7 @@ mod dropping;
 mod elections;
 mod flow_control;
 mod formation;
+mod giving_way;
 mod hazards;
 mod incarnations;
 mod journal;

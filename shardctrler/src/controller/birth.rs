@@ -2,7 +2,8 @@
 
 use super::state::{Node, Shard, State};
 use crate::bounds::{
-    ADDRESS_BYTES_MAX, GROUPS_MAX, MOVES_MAX, NODES_MAX, REPLICAS_MAX, SHARDS_MAX, ZONE_BYTES_MAX,
+    ADDRESS_BYTES_MAX, DEAD_AFTER_MIN_MS, GROUPS_MAX, MOVES_MAX, NODES_MAX, REPLICAS_MAX, SHARDS_MAX,
+    ZONE_BYTES_MAX,
 };
 use proto::{Birth, ControllerError, GroupId, NodeId, NodeSpec};
 
@@ -27,10 +28,15 @@ impl State {
         Ok(())
     }
 
-    /// Whether `node` could join as `spec`.
+    /// Whether `node` could join as `spec`. A node that is known by its disk may have no address for a while: it has
+    /// come back elsewhere, where the map still has another.
     pub(super) fn check_spec(&self, node: NodeId, spec: &NodeSpec) -> Result<(), ControllerError> {
         within("node id", node.0, u64::MAX)?;
-        within("bytes of the peer address", spec.peer.len() as u64, ADDRESS_BYTES_MAX as u64)?;
+        let is_known = self.nodes.get(&node).is_some_and(|known| known.spec.incarnation == spec.incarnation);
+        let is_nowhere = spec.peer.is_empty() && is_known;
+        if !is_nowhere {
+            within("bytes of the peer address", spec.peer.len() as u64, ADDRESS_BYTES_MAX as u64)?;
+        }
         within("bytes of the http address", spec.http.len() as u64, ADDRESS_BYTES_MAX as u64)?;
         if spec.zone.len() > ZONE_BYTES_MAX {
             return Err(invalid(format!("zone has {} bytes of {ZONE_BYTES_MAX}", spec.zone.len())));
@@ -39,7 +45,7 @@ impl State {
         // A dead node's address may be used again, or its successor could not join before it has been
         // replaced.
         let mut others = self.nodes.iter().filter(|(id, other)| **id != node && !other.dead);
-        match others.find(|(_, other)| other.spec.peer == spec.peer) {
+        match others.find(|(_, other)| other.spec.peer == spec.peer && !is_nowhere) {
             Some((other, _)) => Err(invalid(format!("peer address {} is that of {other}", spec.peer))),
             None => Ok(()),
         }
@@ -58,7 +64,9 @@ impl State {
     }
 
     pub(super) fn dead_after(&mut self, ms: u64) -> Result<(), ControllerError> {
-        within("dead_after_ms", ms, u64::MAX)?;
+        if ms < DEAD_AFTER_MIN_MS {
+            return Err(invalid(format!("dead_after_ms must be at least {DEAD_AFTER_MIN_MS}: {ms}")));
+        }
         self.settings.dead_after_ms = ms;
         Ok(())
     }

@@ -29,7 +29,10 @@ impl State {
         let (mut new, mut returning) = (BTreeSet::new(), BTreeSet::new());
         for id in ids {
             match self.groups.get(&id) {
-                Some(group) if group.state == GroupState::Leaving => returning.insert(id),
+                // Of one that is spent the nodes drop the replicas, as soon as they hear of it.
+                Some(group) if group.state == GroupState::Leaving && !self.is_spent(id) => {
+                    returning.insert(id)
+                }
                 _ if id > self.group_last => new.insert(id),
                 _ => return Err(ControllerError::GroupIdUsed { group: id }),
             };

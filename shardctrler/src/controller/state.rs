@@ -1,6 +1,7 @@
 //! What the state is made of.
 
 use crate::bounds::{DEAD_AFTER_DEFAULT_MS, MOVES_DEFAULT};
+use crate::liveness::is_spent;
 use crate::membership::Disk;
 use crate::placement::Held;
 use bincode::{Decode, Encode};
@@ -192,9 +193,9 @@ impl State {
 
     /// Whether a group is leaving and takes part in nothing any more.
     pub(super) fn is_spent(&self, id: GroupId) -> bool {
-        let leaving = self.groups.get(&id).is_some_and(|group| group.state == GroupState::Leaving);
-        leaving
-            && self.shards.iter().all(|shard| shard.owner != id && shard.target != id)
-            && self.moves.values().all(|moved| moved.from != id && moved.to != id)
+        let state = self.groups.get(&id).map(|group| group.state);
+        let shards = self.shards.iter().map(|shard| (shard.owner, shard.target));
+        let moves = self.moves.values().map(|moved| (moved.from, moved.to));
+        is_spent(id, state, shards, moves)
     }
 }

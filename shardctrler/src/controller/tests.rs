@@ -9,10 +9,33 @@ mod own;
 mod random;
 
 use super::*;
+use crate::membership::{Members, MembershipStep, next_step};
 use proto::{
     Birth, Incarnation, MembersReport, MoveState, MoveView, NewGroups, NodeId, NodeSpec, NodeState, ShardMap,
 };
 use std::collections::BTreeSet;
+
+impl Controller {
+    /// What a steward would do next about the members of a group.
+    pub(crate) fn next_step(&self, group: GroupId) -> Option<MembershipStep> {
+        if self.state.is_spent(group) {
+            return None;
+        }
+        let leader = self.hints.get(&group).and_then(|hint| hint.leader);
+        let group = self.state.groups.get(&group)?;
+        let (voters, learners) = group.members();
+        let members = Members { voters: &voters, learners: &learners, leader };
+        next_step(&group.replicas, &members, &self.state.disks())
+    }
+
+    /// The groups of which a driver would drop the replicas.
+    pub(crate) fn spent_groups(&self) -> Vec<GroupId> {
+        let spent: Vec<GroupId> = crate::spent(&self.cluster_map().unwrap()).collect();
+        let own = self.state.groups.keys().copied().filter(|group| self.state.is_spent(*group));
+        assert_eq!(own.collect::<Vec<_>>(), spent, "the map says what the state does");
+        spent
+    }
+}
 
 /// A controller with all maps that it ever had.
 #[derive(Clone)]
@@ -288,17 +311,17 @@ fn settings_keep_to_their_bounds() {
         copy_bytes_per_second,
         moves_max,
     };
-    for bad in
-        [throttle(None, 0), throttle(Some(0), 1), throttle(None, 257), ControllerChange::DeadAfter { ms: 0 }]
-    {
-        assert!(matches!(rig.tell(bad), Err(ControllerError::Invalid { .. })));
+    let dead_after = |ms| ControllerChange::DeadAfter { ms };
+    let throttles = [throttle(None, 0), throttle(Some(0), 1), throttle(None, 257)];
+    for bad in throttles.into_iter().chain([0, 1, 4_999].map(dead_after)) {
+        assert!(matches!(rig.tell(bad.clone()), Err(ControllerError::Invalid { .. })), "{bad:?}");
     }
     rig.tell(throttle(Some(9), 7)).unwrap();
-    rig.tell(ControllerChange::DeadAfter { ms: 5 }).unwrap();
+    rig.tell(dead_after(5_000)).unwrap();
     rig.tell(ControllerChange::MovesPause).unwrap();
     let settings = rig.controller.cluster_map().unwrap().settings;
     let set =
         (settings.copy_bytes_per_second, settings.moves_max, settings.dead_after_ms, settings.moves_paused);
-    assert_eq!(set, (Some(9), 7, 5, true));
+    assert_eq!(set, (Some(9), 7, 5_000, true));
     assert_eq!(settings.replicas, 3);
 }

@@ -62,6 +62,7 @@ impl Controller {
             groups: groups.collect(),
             moves: moves.collect(),
             setbacks: setbacks.collect(),
+            groups_at_birth: state.birth.as_ref().map_or(0, |birth| birth.groups),
         })
     }
 }

@@ -6,7 +6,7 @@ use proto::{
     NodeId, NodeSpec, ShardMap,
 };
 use raftstore::{
-    Address, Host, HostConfig, RaftConfig, Refusal, Role, Services, SimulatedClock, SimulatedDisk,
+    Address, Host, HostConfig, Link, RaftConfig, Refusal, Role, Services, SimulatedClock, SimulatedDisk,
     SimulatedNetwork, StorageConfig, TransportConfig,
 };
 use shardctrler::{CONTROLLER_SERVICE, ControllerHandle, ControllerMachine, ExecuteError, Settings, Shape};
@@ -61,6 +61,8 @@ impl Services for Peers {
 pub struct Cluster {
     seed: u64,
     groups: u32,
+    /// The first so many nodes have a replica of the controller's group, the others join.
+    members: u64,
     network: SimulatedNetwork,
     disks: RefCell<BTreeMap<u64, SimulatedDisk>>,
     nodes: RefCell<BTreeMap<u64, Node>>,
@@ -94,6 +96,20 @@ where
 impl Cluster {
     /// Five nodes, and as many groups at the birth, once all nodes know the map.
     pub async fn start(groups: u32, seed: u64) -> Self {
+        Self::start_with(NODES, groups, seed).await
+    }
+
+    /// As [`start`](Self::start), with replicas of the controller's group on the first `members` alone.
+    pub async fn start_with(members: u64, groups: u32, seed: u64) -> Self {
+        let cluster = Self::start_unborn(members, groups, seed).await;
+        for node in 1..=NODES {
+            eventually("a node knows the map", async || cluster.known(node)).await;
+        }
+        cluster
+    }
+
+    /// As [`start_with`](Self::start_with), before anybody knows a map.
+    pub async fn start_unborn(members: u64, groups: u32, seed: u64) -> Self {
         let offset = std::env::var("FLOTILLA_SEED_OFFSET").map(|offset| offset.parse::<u64>());
         let seed = offset.map_or(seed, |offset| seed + 1_000 * offset.unwrap());
         println!("seed {seed}");
@@ -101,6 +117,7 @@ impl Cluster {
         let cluster = Self {
             seed,
             groups,
+            members,
             network: SimulatedNetwork::new(),
             disks: RefCell::new((1..=NODES).map(|node| (node, SimulatedDisk::new())).collect()),
             nodes: RefCell::default(),
@@ -108,9 +125,6 @@ impl Cluster {
             crashes: Cell::new(0),
         };
         cluster.boot_all().await;
-        for node in 1..=NODES {
-            eventually("a node knows the map", async || cluster.known(node)).await;
-        }
         cluster
     }
 
@@ -128,19 +142,26 @@ impl Cluster {
         let disk = Arc::new(self.disks.borrow()[&node].clone());
         let clock = Arc::new(SimulatedClock::starting_at(node * 1_000_000));
         let host = Host::start(config, disk, self.network.host(&host(node)), clock).await.unwrap();
-        let group = host.open_group(CONTROLLER, ControllerMachine::new).await.unwrap();
-        let members: BTreeMap<NodeId, Address> =
-            (1..=NODES).map(|node| (NodeId(node), address(node))).collect();
+        let addresses = |nodes: u64| -> BTreeMap<NodeId, Address> {
+            (1..=nodes).map(|node| (NodeId(node), address(node))).collect()
+        };
+        let members = addresses(self.members);
+        let group = match members.contains_key(&NodeId(node)) {
+            true => Some(host.open_group(CONTROLLER, ControllerMachine::new).await.unwrap()),
+            false => None,
+        };
         let Address { peer, http } = address(node);
         let spec = NodeSpec { peer, http, zone: String::new(), weight: 1, incarnation: host.incarnation() };
-        let mut seeds = members.clone();
+        let mut seeds = addresses(NODES);
         seeds.remove(&NodeId(node));
-        let birth = Some(Shape { shards: SHARDS, groups: self.groups, replicas: 3 });
+        let shape = Shape { shards: SHARDS, groups: self.groups, replicas: 3 };
+        let birth = group.is_some().then_some(shape);
         let settings = Settings { seeds, named: Epoch(0), spec, birth };
-        let (handle, tasks) = ControllerHandle::start(host.clone(), Some(group.clone()), settings);
+        let (handle, tasks) = ControllerHandle::start(host.clone(), group.clone(), settings);
         host.set_services(Arc::new(Peers(handle.clone())));
         let forming = host.clone();
         let formation = tokio::spawn(async move {
+            let Some(group) = group else { return };
             let formed = async {
                 forming.form(&members).await?;
                 group.bootstrap(&members).await
@@ -188,6 +209,22 @@ impl Cluster {
         let others: Vec<String> = (1..=NODES).filter(|other| *other != node).map(host).collect();
         let others: Vec<&str> = others.iter().map(String::as_str).collect();
         self.network.partition(&[&host(node)], &others);
+    }
+
+    /// Cuts the nodes on one side off from those on the other, and from nobody else.
+    pub fn cut(&self, one: &[u64], other: &[u64]) {
+        for (one, other) in
+            one.iter().flat_map(|one| other.iter().map(move |other| (host(*one), host(*other))))
+        {
+            self.network.partition(&[&one], &[&other]);
+        }
+    }
+
+    /// Makes the way between two nodes so long, in each direction.
+    pub fn delay(&self, one: u64, other: u64, delay: Duration) {
+        let link = Link { delay_min: delay, delay_max: delay, ..Link::default() };
+        self.network.set_link(&host(one), &host(other), link);
+        self.network.set_link(&host(other), &host(one), link);
     }
 
     pub fn heal(&self) {

@@ -9,4 +9,5 @@
 #![expect(clippy::print_stdout, reason = "a failing run tells its seed and its figures")]
 
 mod cluster;
+mod liveness;
 mod rows;

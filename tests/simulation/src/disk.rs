@@ -1,6 +1,7 @@
 //! A node's disk with every change of it traced, and with a note of the first one that the device refused.
 
 use crate::trace::Trace;
+use crate::wire::Plug;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use raftstore::{Disk, DiskError, SimulatedDisk, Table};
@@ -26,12 +27,21 @@ pub struct TracedDisk {
     trace: Trace,
     refused: Refused,
     lies: bool,
+    plug: Plug,
 }
 
 impl TracedDisk {
-    /// `disk` as `node` has it; one that `lies` reports syncs that it has not made.
-    pub fn new(disk: SimulatedDisk, node: u64, trace: &Trace, refused: &Refused, lies: bool) -> Self {
-        Self { disk, node, trace: trace.clone(), refused: refused.clone(), lies }
+    /// `disk` as `node`, plugged in by `plug`, has it; one that `lies` reports syncs that it has not made.
+    pub fn new(
+        disk: SimulatedDisk,
+        node: u64,
+        trace: &Trace,
+        refused: &Refused,
+        lies: bool,
+        plug: &Plug,
+    ) -> Self {
+        let (trace, refused, plug) = (trace.clone(), refused.clone(), plug.clone());
+        Self { disk, node, trace, refused, lies, plug }
     }
 
     fn note<T>(
@@ -137,6 +147,8 @@ impl Table for TracedTable {
     fn sync(&self) -> BoxFuture<'_, Result<(), DiskError>> {
         Box::pin(async move {
             let synced = if self.disk.lies { Ok(()) } else { self.table.sync().await };
+            // Whoever stands still does not hear of it. Whose power is gone finds that out by itself.
+            drop(self.disk.plug.runs().await);
             self.disk.note("sync", &self.name, &[], synced)
         })
     }

@@ -20,12 +20,15 @@ const FAULT_MS_MAX: u64 = 6_000;
 enum Kind {
     Crash,
     CrashAll,
+    Wipe,
     DieAt,
     Partition,
     OneWay,
+    Pair,
     Slow,
     Resets,
     Mishaps,
+    Pause,
     ClockJump,
     SlowDisk,
     FailWrite,
@@ -33,15 +36,18 @@ enum Kind {
     Flip,
 }
 
-const KINDS: [(Kind, u32); 13] = [
+const KINDS: [(Kind, u32); 16] = [
     (Kind::Crash, 6),
     (Kind::CrashAll, 1),
+    (Kind::Wipe, 2),
     (Kind::DieAt, 3),
     (Kind::Partition, 5),
     (Kind::OneWay, 4),
+    (Kind::Pair, 5),
     (Kind::Slow, 3),
     (Kind::Resets, 2),
     (Kind::Mishaps, 4),
+    (Kind::Pause, 4),
     (Kind::ClockJump, 2),
     (Kind::SlowDisk, 2),
     (Kind::FailWrite, 1),
@@ -86,6 +92,10 @@ impl Faults {
         let seed: u64 = self.rng.random();
         let nodes = fleet.nodes();
         let Some(&node) = nodes.choose(&mut self.rng) else { return };
+        // Whoever lost its disk comes back only once that counts as dead.
+        if matches!(kind, Kind::Wipe) && fleet.plan.dead_after_ms.is_none() {
+            return;
+        }
         let name = format!("{kind:?}");
         fleet.tally.count(&name);
         fleet.trace.note(format_args!("fault {name} n{node} for {} ms", lasts.as_millis()));
@@ -99,6 +109,16 @@ impl Faults {
                         Kind::Flip => fleet.start_flipped(node, seed).await,
                         _ => fleet.start_or_lose(node).await,
                     }
+                });
+            }
+            Kind::Wipe => {
+                tasks.spawn(async move {
+                    fleet.crash(node, seed, false).await;
+                    if fleet.wipe(node) {
+                        fleet.tally.count("wiped");
+                    }
+                    sleep(lasts).await;
+                    fleet.start_or_lose(node).await;
                 });
             }
             Kind::CrashAll => {
@@ -146,6 +166,17 @@ impl Faults {
                     fleet.mend(&pairs);
                 });
             }
+            // Both see all others: for these all is well, and what one of the two leads the other does not hear of.
+            Kind::Pair => {
+                let others: Vec<u64> = nodes.into_iter().filter(|other| *other != node).collect();
+                let Some(&other) = others.choose(&mut self.rng) else { return };
+                let pairs = [(host(node), host(other)), (host(other), host(node))];
+                pairs.iter().for_each(|(from, to)| fleet.cut(from, to));
+                tasks.spawn(async move {
+                    sleep(lasts * 2).await;
+                    fleet.mend(&pairs);
+                });
+            }
             Kind::Slow | Kind::Resets => {
                 let calm = fleet.plan.link;
                 let link = match kind {
@@ -182,6 +213,14 @@ impl Faults {
                 tasks.spawn(async move {
                     sleep(lasts).await;
                     *lock(&shared) = Mishaps::default();
+                });
+            }
+            Kind::Pause => {
+                let Some(plug) = fleet.plug(node) else { return };
+                plug.pause();
+                tasks.spawn(async move {
+                    sleep(lasts * 2).await;
+                    plug.resume();
                 });
             }
             Kind::ClockJump => fleet.clock(node).jump(self.rng.random_range(-10_000..=10_000)),

@@ -5,7 +5,7 @@ use crate::clock::SkewedClock;
 use crate::disk::{Refused, TracedDisk};
 use crate::lock;
 use crate::plan::{Plan, SHARDS};
-use crate::report::{Tally, Violations};
+use crate::report::{Check, Tally, Violations};
 use crate::trace::Trace;
 use crate::wire::{Detail, Plug, Wire};
 use futures_util::FutureExt;
@@ -67,6 +67,8 @@ struct Slot {
     doomed: bool,
     /// A bit of its disk was flipped.
     flipped: bool,
+    /// Its disk was lost, and is another now.
+    wiped: bool,
 }
 
 /// Which hosts cannot reach which, and for how many reasons.
@@ -101,10 +103,11 @@ impl Fleet {
             let place = usize::try_from(node - 1).unwrap_or(usize::MAX);
             let (offset_ms, rate_ppm) = plan.clocks.get(place).copied().unwrap_or_default();
             let clock = SkewedClock::new(offset_ms, rate_ppm);
-            (node, Slot { disk, clock, place: Place::Down, doomed: false, flipped: false })
+            (node, Slot { disk, clock, place: Place::Down, doomed: false, flipped: false, wiped: false })
         };
         let slots = (1..=plan.nodes).map(slot).collect();
-        let callers = (1..=plan.clients).map(client_host).chain([operator_host()]);
+        let walkers = (1..=plan.walkers).map(walker_host);
+        let callers = (1..=plan.clients).map(client_host).chain(walkers).chain([operator_host()]);
         let hosts = (1..=plan.nodes).map(host).chain(callers).collect();
         Arc::new(Self {
             plan,
@@ -215,7 +218,8 @@ impl Fleet {
         let network = self.network.host(&host(node));
         let peers = Wire::new(network.clone(), &format!("n{node}"), &plug, &self.trace, Detail::Bytes);
         let clients = Wire::new(network, &format!("n{node}/http"), &plug, &self.trace, Detail::Length);
-        let traced = TracedDisk::new(disk, node, &self.trace, &refused, self.plan.lying_disks);
+        let lies = self.plan.lying_disks;
+        let traced = TracedDisk::new(disk, node, &self.trace, &refused, lies, &plug);
         let (traced, peers, clients) = (Arc::new(traced), Arc::new(peers), Arc::new(clients));
         let started = Node::start_within(self.config(node), traced, peers, clients, Arc::new(clock)).await;
         let (place, result) = match started {
@@ -246,10 +250,29 @@ impl Fleet {
         }
     }
 
+    /// Gives a node that is down another disk, with nothing on it; says whether it did. One node in a run, and none
+    /// where another's disk may be lost to a flip: a majority must remain that has not forgotten.
+    pub fn wipe(&self, node: u64) -> bool {
+        let mut slots = lock(&self.slots);
+        if slots.values().any(|slot| slot.wiped || slot.flipped || matches!(slot.place, Place::Lost)) {
+            return false;
+        }
+        let slot = slots.get_mut(&node).expect("every node has a slot");
+        if !matches!(slot.place, Place::Down) {
+            return false;
+        }
+        let disk = SimulatedDisk::new();
+        disk.set_sync_delay(self.plan.sync_delay);
+        (slot.disk, slot.doomed, slot.wiped) = (disk, false, true);
+        self.trace.note(format_args!("n{node} has lost its disk"));
+        true
+    }
+
     /// A copy of a disk with one bit flipped. `None` where a majority might be lost to flips, and where the
     /// bit belongs to a log's last record: nobody can tell that from a write that was cut short.
     fn flipped(&self, node: u64, whole: &SimulatedDisk, seed: u64) -> Option<SimulatedDisk> {
-        if lock(&self.slots).values().any(|slot| slot.flipped || matches!(slot.place, Place::Lost)) {
+        let is_maimed = |slot: &Slot| slot.flipped || slot.wiped || matches!(slot.place, Place::Lost);
+        if lock(&self.slots).values().any(is_maimed) {
             return None;
         }
         let flipped = whole.duplicate();
@@ -278,7 +301,7 @@ impl Fleet {
             slot.place = Place::Lost;
             match slot.flipped {
                 true => self.tally.count("lost by a flip"),
-                false => self.violations.add(format!("n{node} does not start again: {error}")),
+                false => self.violations.add(Check::Start, format!("n{node} does not start again: {error}")),
             }
             return;
         }
@@ -345,7 +368,7 @@ impl Fleet {
         let excused = slot.doomed || slot.flipped;
         if let Some(reason) = running.node.failed().now_or_never() {
             if !excused {
-                self.violations.add(format!("n{node} stops by itself: {reason}"));
+                self.violations.add(Check::Stop, format!("n{node} stops by itself: {reason}"));
             }
             return Some(reason);
         }
@@ -355,11 +378,20 @@ impl Fleet {
         if running.refused.has() {
             let since = *running.refused_since.get_or_insert_with(Instant::now);
             if since.elapsed() > REFUSED_TIME_MAX {
-                self.violations.add(format!("n{node} goes on though its disk has refused something"));
+                self.violations
+                    .add(Check::Stop, format!("n{node} goes on though its disk has refused something"));
                 return Some("its disk has refused something".to_owned());
             }
         }
         None
+    }
+
+    /// The plug of a node that runs.
+    pub fn plug(&self, node: u64) -> Option<Plug> {
+        match &lock(&self.slots)[&node].place {
+            Place::Up(running) => Some(running.plug.clone()),
+            _ => None,
+        }
     }
 
     /// Makes what `from` sends to `to` vanish.
@@ -399,6 +431,11 @@ impl Fleet {
 /// A client's host.
 pub fn client_host(client: u64) -> String {
     format!("10.0.1.{client}")
+}
+
+/// A walker's host.
+pub fn walker_host(walker: u64) -> String {
+    format!("10.0.3.{walker}")
 }
 
 /// The operator's host.

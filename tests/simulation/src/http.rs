@@ -2,6 +2,7 @@
 //! answers, hold answers back, and deliver a request once more, long after its answer.
 
 use crate::lock;
+use crate::report::{Check, Violations};
 use bytes::Bytes;
 use client::{BATCH_CONTENT_TYPE, EPOCH_HEADER, FORWARDED_HEADER, REQUEST_ID_HEADER};
 use client::{Request, Response, Transport, TransportError};
@@ -45,6 +46,7 @@ struct Inner {
     network: Arc<dyn Network>,
     idle: Mutex<BTreeMap<String, Vec<Connection>>>,
     mishaps: SharedMishaps,
+    violations: Violations,
 }
 
 /// A request as it goes over the wire.
@@ -75,8 +77,19 @@ pub struct Reply {
 
 impl Http {
     /// A host's HTTP.
-    pub fn new(network: Arc<dyn Network>, mishaps: SharedMishaps) -> Self {
-        Self(Arc::new(Inner { network, idle: Mutex::default(), mishaps }))
+    pub fn new(network: Arc<dyn Network>, mishaps: SharedMishaps, violations: Violations) -> Self {
+        Self(Arc::new(Inner { network, idle: Mutex::default(), mishaps, violations }))
+    }
+
+    /// A run is shorter than any session's life: whoever says that one is over has lost it. Clients bear that,
+    /// and would not tell.
+    fn check_sessions(&self, reply: &Reply) {
+        let Ok(batch) = proto::decode::<proto::BatchReply<'_>>(&reply.body) else { return };
+        for error in batch.answers.iter().filter_map(|answer| answer.as_ref().err()) {
+            if error.code == proto::Code::SessionExpired {
+                self.0.violations.add(Check::Sessions, error.message.to_string());
+            }
+        }
     }
 
     /// Sends a request over a connection of its own for as long as that takes, and gives its answer back.
@@ -166,6 +179,7 @@ impl Transport for Http {
             };
             let late = || TransportError::NoAnswer(format!("no answer within {:?}", request.timeout));
             let reply = timeout(request.timeout, Http::send(self, &message)).await.map_err(|_| late())??;
+            self.check_sessions(&reply);
             let number = |name: &str| reply.headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
             Ok(Response {
                 status: reply.status.as_u16(),

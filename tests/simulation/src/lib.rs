@@ -37,6 +37,7 @@ pub mod disk;
 pub mod faults;
 pub mod fleet;
 pub mod http;
+pub mod mutants;
 pub mod operator;
 pub mod plan;
 pub mod report;
@@ -44,6 +45,7 @@ pub mod run;
 pub mod sentinel;
 pub mod sweep;
 pub mod trace;
+pub mod walkers;
 pub mod wire;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

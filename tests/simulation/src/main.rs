@@ -2,9 +2,13 @@
 
 use anyhow::Context;
 use clap::Parser;
+use raftstore::mutation::Mutation;
+use simulation::mutants::{self, Hunt, table};
 use simulation::plan::Plan;
+use simulation::report::{Check, Violation};
 use simulation::sweep::{ENTROPY, Sweep, child, row};
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -38,9 +42,26 @@ struct Cli {
     /// Lets its disks report syncs that they have not made: a run that must fail
     #[arg(long, requires = "seed")]
     lying_disks: bool,
+    /// Has nodes lack a guarantee, and runs seeds until one fails; "all" takes one guarantee after the other
+    #[arg(long, value_name = "NAME", value_parser = mutations)]
+    mutation: Option<Mutations>,
+    /// Writes what was found of mutations as a page in Markdown
+    #[arg(long, requires = "mutation", conflicts_with = "seed", value_name = "PATH")]
+    page: Option<PathBuf>,
     /// Prints its report as JSON
     #[arg(long, requires = "seed", conflicts_with = "trace")]
     json: bool,
+}
+
+/// What `--mutation` names.
+#[derive(Clone, Debug)]
+struct Mutations(Vec<Mutation>);
+
+fn mutations(name: &str) -> Result<Mutations, String> {
+    let named: Vec<Mutation> =
+        Mutation::ALL.into_iter().filter(|mutation| name == "all" || name == mutation.name()).collect();
+    let names = || Mutation::ALL.map(Mutation::name).join(", ");
+    if named.is_empty() { Err(format!("must be all or one of {}", names())) } else { Ok(Mutations(named)) }
 }
 
 /// What tasks panicked with: their waiters may not care, the verdict does.
@@ -54,10 +75,12 @@ fn run(cli: &Cli, seed: u64) -> anyhow::Result<bool> {
         let filter = tracing_subscriber::EnvFilter::try_new(filter).context("log")?;
         tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).init();
     }
-    let plan = Plan { lying_disks: cli.lying_disks, ..Plan::new(seed, Duration::from_secs(cli.seconds)) };
+    let mutation = cli.mutation.as_ref().and_then(|Mutations(named)| named.first().copied());
+    let plan =
+        Plan { lying_disks: cli.lying_disks, mutation, ..Plan::new(seed, Duration::from_secs(cli.seconds)) };
     let mut report = simulation::run::run(plan, cli.trace)?;
     let panics = std::mem::take(&mut *PANICS.lock().unwrap_or_else(PoisonError::into_inner));
-    report.violations.extend(panics.into_iter().map(|panic| format!("a task panicked: {panic}")));
+    report.violations.extend(panics.into_iter().map(|panic| Violation::new(Check::Panic, panic)));
     let mut out = std::io::stdout();
     if cli.json {
         serde_json::to_writer(&out, &report)?;
@@ -78,8 +101,19 @@ fn main() -> anyhow::Result<ExitCode> {
             return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         None => {
-            let Cli { first, seeds, seconds, processes, .. } = cli;
-            Sweep { first, seeds, seconds, processes }.run().context("the sweep was cut short")?.is_empty()
+            let Cli { first, seeds, seconds, processes, mutation, page, .. } = cli;
+            if let Some(Mutations(named)) = mutation {
+                let found = Hunt { first, seeds, seconds }.run(&named).context("the hunt was cut short")?;
+                write!(std::io::stdout(), "\n{}", table(&found))?;
+                if let Some(path) = page {
+                    std::fs::write(&path, mutants::page(&found))
+                        .with_context(|| path.display().to_string())?;
+                }
+                found.iter().all(|found| found.caught.is_some())
+            } else {
+                let sweep = Sweep { first, seeds, seconds, processes };
+                sweep.run().context("the sweep was cut short")?.is_empty()
+            }
         }
     };
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })

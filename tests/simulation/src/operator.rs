@@ -1,5 +1,6 @@
 //! The operator: moves shards, adds and removes groups, pauses and resumes, through whichever node listens.
 
+use crate::clients::key;
 use crate::fleet::{Fleet, http_address};
 use crate::http::{Http, Message};
 use crate::plan::{SHARDS, Stream, seed_of};
@@ -53,6 +54,18 @@ impl Operator {
         (status == 200).then(|| serde_json::from_slice(&body).ok()).flatten()
     }
 
+    /// Has the cluster count silent nodes as dead sooner, where the plan wants that.
+    pub async fn set_dead_after(&self) {
+        let Some(ms) = self.fleet.plan.dead_after_ms else { return };
+        for node in self.fleet.nodes().into_iter().cycle() {
+            let body = format!(r#"{{"dead_after_ms":{ms}}}"#);
+            if let Some((200, _)) = self.ask(node, Method::PUT, "/v1/cluster/nodes", body).await {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Makes changes for so long.
     pub async fn run(self, time: Duration) {
         let mut rng = StdRng::seed_from_u64(seed_of(self.fleet.plan.seed, Stream::Operator, 0));
@@ -66,7 +79,11 @@ impl Operator {
             let groups: Vec<u64> =
                 groups.iter().filter_map(|group| group["id"].as_u64()).filter(|group| *group != 0).collect();
             let Some(&group) = groups.choose(&mut rng) else { continue };
-            let shard = rng.random_range(0..SHARDS);
+            // Most often one that holds something.
+            let shard = match rng.random_bool(0.75) {
+                true => proto::shard_of(&key(rng.random_range(0..self.fleet.plan.keys)), SHARDS).0,
+                false => rng.random_range(0..SHARDS),
+            };
             let (method, path, body) = match rng.random_range(0..20) {
                 0..=9 => {
                     (Method::POST, format!("/v1/cluster/shards/{shard}/move"), format!(r#"{{"to":{group}}}"#))

@@ -1,5 +1,6 @@
 //! What a seed decides before anything runs: how large the cluster is, how it behaves, who calls.
 
+use raftstore::mutation::Mutation;
 use raftstore::{Link, RaftConfig, StorageConfig};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -7,6 +8,9 @@ use std::time::Duration;
 
 /// How many shards the clusters have.
 pub const SHARDS: u32 = 16;
+
+/// The large values of a shard that is heavy: several times what a copy hands out in one step.
+const HEAVY_VALUES: u32 = 24;
 
 /// Whose random numbers: each part draws from a stream of its own, so that a change to one leaves the others
 /// alone.
@@ -22,6 +26,8 @@ pub enum Stream {
     Operator,
     /// The first client's; others follow.
     Clients,
+    /// The walkers'.
+    Walkers,
 }
 
 /// A part's own seed.
@@ -47,8 +53,12 @@ pub struct Plan {
     pub clients: u64,
     /// How many calls each client has under way.
     pub calls: u64,
+    /// How many walkers there are.
+    pub walkers: u64,
     /// How many keys they share.
-    pub keys: u64,
+    pub keys: usize,
+    /// How many large values one shard holds beside them; 0 where copies are to be made in one step.
+    pub heavy_values: u32,
     /// The longest pause of a caller between two calls, in milliseconds.
     pub pause_ms_max: u64,
     /// How links behave where no fault is.
@@ -61,6 +71,10 @@ pub struct Plan {
     pub storage: StorageConfig,
     /// Whether disks report syncs that they have not made: then the run must fail.
     pub lying_disks: bool,
+    /// How long a node may be silent before it counts as dead, in milliseconds; `None` for longer than a run.
+    pub dead_after_ms: Option<u64>,
+    /// The guarantee that nodes lack: then the run must fail.
+    pub mutation: Option<Mutation>,
     /// By how much each node's clock is off, in milliseconds, and what it gains, in millionths.
     pub clocks: Vec<(i64, i64)>,
 }
@@ -100,6 +114,15 @@ impl Plan {
             false => (0, 0),
         });
         let clocks = clocks.collect();
+        let dead_after_ms = rng.random_range(5_000..15_000);
+        let dead_after_ms = rng.random_bool(0.35).then_some(dead_after_ms);
+        let heavy = rng.random_bool(0.25);
+        // Slow enough for writers to get ahead of a copy, many times as fast as they write.
+        let copy_bytes_per_second = rng.random_range(1_000_000..4_000_000);
+        let raft = match heavy {
+            true => RaftConfig { snapshot_bytes_per_second_max: copy_bytes_per_second, ..raft },
+            false => raft,
+        };
         Self {
             seed,
             time,
@@ -107,13 +130,17 @@ impl Plan {
             groups: rng.random_range(2..=3),
             clients: rng.random_range(2..=5),
             calls: rng.random_range(1..=3),
+            walkers: rng.random_range(1..=3),
             keys: rng.random_range(4..=24),
+            heavy_values: if heavy { HEAVY_VALUES } else { 0 },
             pause_ms_max: rng.random_range(20..=200),
             link,
             sync_delay: Duration::from_micros(rng.random_range(0..=5_000)),
             raft,
             storage,
             lying_disks: false,
+            dead_after_ms,
+            mutation: None,
             clocks,
         }
     }

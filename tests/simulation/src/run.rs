@@ -1,16 +1,18 @@
 //! One run: a seed, from the first start to the verdict.
 
-use crate::clients::Workload;
+use crate::clients::{Workload, shown, told};
 use crate::faults::Faults;
-use crate::fleet::{Fleet, client_host, operator_host};
+use crate::fleet::{Fleet, client_host, operator_host, walker_host};
 use crate::http::{Http, Mishaps, SharedMishaps};
 use crate::operator::Operator;
 use crate::plan::{Plan, Stream, seed_of};
-use crate::report::Report;
+use crate::report::{Check, Report};
 use crate::sentinel::Sentinel;
 use crate::trace::Trace;
+use crate::walkers::Walker;
 use crate::wire::{Detail, Plug, Wire};
-use checker::{Limits, Verdict, check};
+use checker::register::State;
+use checker::{Core, End, History, Limits, Verdict, check};
 use hyper::Method;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,10 @@ const REST_TIME_MAX: Duration = Duration::from_secs(120);
 /// How often it is looked whether it has.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// How much is told of a history that is wrong: states of a key, and characters of a state or an answer.
+const STATES_SHOWN: usize = 3;
+const TOLD_CHARS: usize = 160;
+
 /// Runs a plan; prints every event where it is asked to.
 ///
 /// # Errors
@@ -38,6 +44,9 @@ pub fn run(plan: Plan, prints: bool) -> std::io::Result<Report> {
 async fn simulate(plan: Plan, prints: bool) -> Report {
     let (seed, time) = (plan.seed, plan.time);
     raftstore::seed(seed_of(seed, Stream::Product, 0));
+    if let Some(mutation) = plan.mutation {
+        raftstore::mutation::turn_on(mutation);
+    }
     let trace = Trace::new(prints);
     trace.note(format_args!("{plan:?}"));
     let fleet = Fleet::new(plan, &trace);
@@ -49,9 +58,13 @@ async fn simulate(plan: Plan, prints: bool) -> Report {
             Verdict::Linearizable => {}
             Verdict::NotLinearizable(failure) => {
                 let key = String::from_utf8_lossy(&failure.key).into_owned();
-                fleet.violations.add(format!("key {key} has no linear history: {:?}", failure.core));
+                fleet
+                    .violations
+                    .add(Check::Linearizability, unexplained(&workload.history(), &key, &failure.core));
             }
-            Verdict::Unknown(exceeded) => fleet.violations.add(format!("the check was given up: {exceeded}")),
+            Verdict::Unknown(exceeded) => {
+                fleet.violations.add(Check::Linearizability, format!("the check was given up: {exceeded}"))
+            }
         }
     }
     let ((hash, events), (operations, answered)) = (trace.hash(), workload.counts());
@@ -67,10 +80,32 @@ async fn simulate(plan: Plan, prints: bool) -> Report {
     }
 }
 
+/// Where a key's history goes wrong: the call that does not fit, and what the key may hold before it.
+fn unexplained(history: &History, key: &str, core: &Core<State>) -> String {
+    let short = |text: String| text.chars().take(TOLD_CHARS).collect::<String>();
+    let state = |state: &State| match state {
+        State::Absent => "nothing".to_owned(),
+        State::Present { value, version } => {
+            let value = value.as_deref().map(String::from_utf8_lossy);
+            short(format!("version {version} {}", value.unwrap_or_default()))
+        }
+    };
+    let calls = history.calls();
+    let stuck = &calls[core.stuck];
+    let end = match &stuck.end {
+        End::Answered(answer) => told(answer),
+        other => format!("{other:?}"),
+    };
+    let call = short(format!("{} told {end}", shown(stuck.operation)));
+    let states: Vec<String> = core.states.iter().take(STATES_SHOWN).map(state).collect();
+    let count = core.prefix.len();
+    format!("key {key}: after {count} calls it holds {}; that does not explain {call}", states.join(" or "))
+}
+
 fn caller(fleet: &Fleet, host: &str, mishaps: &SharedMishaps) -> Http {
     let network = fleet.network.host(host);
     let wire = Wire::new(network, host, &Plug::default(), &fleet.trace, Detail::Length);
-    Http::new(Arc::new(wire), mishaps.clone())
+    Http::new(Arc::new(wire), mishaps.clone(), fleet.violations.clone())
 }
 
 /// From the first start until the last read.
@@ -85,8 +120,9 @@ async fn live(fleet: &Arc<Fleet>, workload: &Arc<Workload>, time: Duration) {
     watchers.spawn(sentinel.clone().run());
     watchers.spawn(fleet.clone().monitor());
     if let Err(missing) = ready(fleet, &operator, FORMING_TIME_MAX).await {
-        return fleet.violations.add(format!("the cluster is not formed: {missing}"));
+        return fleet.violations.add(Check::Rest, format!("the cluster is not formed: {missing}"));
     }
+    operator.set_dead_after().await;
     let mut callers = JoinSet::new();
     let calls_each = fleet.plan.calls;
     for number in 1..=fleet.plan.clients {
@@ -94,11 +130,18 @@ async fn live(fleet: &Arc<Fleet>, workload: &Arc<Workload>, time: Duration) {
         callers.spawn(async move {
             let client = workload.connect(number, http).await;
             let mut calls = JoinSet::new();
+            if number == 1 {
+                calls.spawn(workload.clone().weigh_down(client.clone()));
+            }
             for call in 0..calls_each {
                 calls.spawn(workload.clone().call_on(client.clone(), number, call));
             }
             while calls.join_next().await.is_some() {}
         });
+    }
+    for number in 1..=fleet.plan.walkers {
+        let http = caller(fleet, &walker_host(number), &SharedMishaps::default());
+        callers.spawn(Walker::new(fleet, workload, http, number).run());
     }
     let troubles = async {
         let faults = Faults::new(fleet, &mishaps).run(time);
@@ -119,11 +162,11 @@ async fn live(fleet: &Arc<Fleet>, workload: &Arc<Workload>, time: Duration) {
         () = ended => {}
     }
     if let Err(unrest) = rest(fleet, &operator, &sentinel).await {
-        return fleet.violations.add(format!("the cluster does not come to rest: {unrest}"));
+        return fleet.violations.add(Check::Rest, format!("the cluster does not come to rest: {unrest}"));
     }
     let client = workload.connect(1 << 20, caller(fleet, &client_host(1), &mishaps)).await;
     if !workload.read_all(&client).await {
-        fleet.violations.add("a key cannot be read though everything is mended".to_owned());
+        fleet.violations.add(Check::Rest, "a key cannot be read though everything is mended");
     }
 }
 

@@ -9,6 +9,7 @@
 
 use crate::fleet::Fleet;
 use crate::lock;
+use crate::report::Check;
 use kvserver::moves::watch::Watch;
 use proto::{Epoch, GroupId, NodeId, ShardId, ShardMap, ShardState};
 use raftstore::{GroupStatus, Role};
@@ -76,7 +77,10 @@ impl Sentinel {
         if let Some(map) = watch.map() {
             let known = seen.maps.entry(map.shard_map.epoch).or_insert_with(|| map.shard_map.clone());
             if *known != map.shard_map {
-                violations.add(format!("n{node} has another map of {:?} than another node", known.epoch));
+                violations.add(
+                    Check::OneMap,
+                    format!("n{node} has another map of {:?} than another node", known.epoch),
+                );
             }
         }
         if let Some(status) = watch.controller() {
@@ -96,7 +100,10 @@ impl Sentinel {
                 digests.pop_first();
             }
             if known != digest {
-                violations.add(format!("{group} differs on n{other} and n{node} after entry {applied}"));
+                violations.add(
+                    Check::EvenReplicas,
+                    format!("{group} differs on n{other} and n{node} after entry {applied}"),
+                );
             }
             let last = seen.applied.entry(group).or_default();
             *last = applied.max(*last);
@@ -117,9 +124,10 @@ impl Sentinel {
         if status.role == Role::Leader {
             let leader = *seen.leaders.entry((group, term)).or_insert(NodeId(node));
             if leader != NodeId(node) {
-                self.fleet
-                    .violations
-                    .add(format!("{group} has two leaders in term {term}: {leader} and n{node}"));
+                self.fleet.violations.add(
+                    Check::OneLeader,
+                    format!("{group} has two leaders in term {term}: {leader} and n{node}"),
+                );
             }
         }
     }
@@ -132,7 +140,9 @@ impl Sentinel {
         }
         if epoch == known.0 && known.1 != group {
             let other = known.1;
-            self.fleet.violations.add(format!("{shard} is served since {epoch:?} by {group} and {other}"));
+            self.fleet
+                .violations
+                .add(Check::OneGroup, format!("{shard} is served since {epoch:?} by {group} and {other}"));
         }
     }
 
@@ -145,7 +155,7 @@ impl Sentinel {
                 let ShardState::Serving { epoch, .. } = view.state else { continue };
                 if let Some((since, by)) = before.get(&view.shard).filter(|(since, _)| epoch < *since) {
                     let shard = view.shard;
-                    self.fleet.violations.add(format!(
+                    self.fleet.violations.add(Check::OneGroup, format!(
                         "{group} is confirmed to serve {shard} since {epoch:?}, {by} serves it since {since:?}"
                     ));
                 }

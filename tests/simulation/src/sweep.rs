@@ -2,7 +2,8 @@
 //! verdict.
 
 use crate::lock;
-use crate::report::Report;
+use crate::report::{Check, Report, Violation};
+use raftstore::mutation::Mutation;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,6 +14,9 @@ use tokio::time::Instant;
 
 /// Holds the seed of what the operating system would draw at random; see `entropy.c`.
 pub const ENTROPY: &str = "SIMULATION_ENTROPY";
+
+/// What the columns of a [`row`] are.
+pub const HEAD: &str = "    SEED     OPS ANSWERED    EVENTS   SIM S  VERDICT AND FAULTS";
 
 /// A process in which `seed` can be run.
 pub fn child(program: &Path, seed: u64) -> Command {
@@ -43,15 +47,7 @@ impl Sweep {
         let program = std::env::current_exe()?;
         let (next, failed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
         let began = Instant::now();
-        writeln!(
-            io::stdout(),
-            "{:>8} {:>7} {:>8} {:>9} {:>7}  VERDICT AND FAULTS",
-            "SEED",
-            "OPS",
-            "ANSWERED",
-            "EVENTS",
-            "SIM S"
-        )?;
+        writeln!(io::stdout(), "{HEAD}")?;
         let worker = || -> io::Result<()> {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
@@ -59,7 +55,7 @@ impl Sweep {
                     return Ok(());
                 }
                 let seed = self.first + number;
-                let report = self.one(&program, seed)?;
+                let report = one(&program, seed, self.seconds, None)?;
                 writeln!(io::stdout(), "{}", row(&report))?;
                 if !report.violations.is_empty() {
                     lock(&failed).push(seed);
@@ -88,18 +84,24 @@ impl Sweep {
         )?;
         Ok(failed)
     }
+}
 
-    fn one(&self, program: &Path, seed: u64) -> io::Result<Report> {
-        let output = child(program, seed)
-            .args(["--seed", &seed.to_string(), "--seconds", &self.seconds.to_string(), "--json"])
-            .stdin(Stdio::null())
-            .output()?;
-        Ok(serde_json::from_slice(&output.stdout).unwrap_or_else(|_| {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let violations = vec![format!("the run ended without a verdict, {}: {said}", output.status)];
-            Report { seed, violations, ..Report::default() }
-        }))
+/// Runs one seed in a process of its own.
+///
+/// # Errors
+/// Where this program cannot be started.
+pub fn one(program: &Path, seed: u64, seconds: u64, mutation: Option<Mutation>) -> io::Result<Report> {
+    let mut command = child(program, seed);
+    command.args(["--seed", &seed.to_string(), "--seconds", &seconds.to_string(), "--json"]);
+    if let Some(mutation) = mutation {
+        command.args(["--mutation", mutation.name()]);
     }
+    let output = command.stdin(Stdio::null()).output()?;
+    Ok(serde_json::from_slice(&output.stdout).unwrap_or_else(|_| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let what = format!("the run ended without a verdict, {}: {said}", output.status);
+        Report { seed, violations: vec![Violation::new(Check::Verdict, what)], ..Report::default() }
+    }))
 }
 
 /// A run in one line, and a line for each violation.
@@ -113,7 +115,7 @@ pub fn row(report: &Report) -> String {
         format!("{seed:>8} {operations:>7} {answered:>8} {events:>9} {seconds:>7}  {verdict}  {faults}");
     for violation in &report.violations {
         row.push_str("\n         ");
-        row.push_str(violation);
+        row.push_str(&violation.to_string());
     }
     row
 }

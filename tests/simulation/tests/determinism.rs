@@ -1,20 +1,8 @@
 //! The program itself: whether a run is repeated by its seed, and whether it would notice.
 
-use simulation::report::Report;
-use simulation::sweep::child;
-use std::path::Path;
+mod child;
 
-/// Runs a seed for so many simulated seconds in a process of its own.
-fn run(seed: u64, seconds: u64, more: &[&str]) -> Report {
-    let seconds = seconds.to_string();
-    let output = child(Path::new(env!("CARGO_BIN_EXE_simulation")), seed)
-        .args(["--seed", &seed.to_string(), "--seconds", &seconds, "--json"])
-        .args(more)
-        .output()
-        .expect("the program can be started");
-    let said = String::from_utf8_lossy(&output.stderr);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("seed {seed}: {error}: {said}"))
-}
+use child::run;
 
 /// Two runs of one seed are the same to the last event, faults and all, and runs of two seeds are not; and
 /// what happens in them is what may.

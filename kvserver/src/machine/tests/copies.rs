@@ -126,7 +126,7 @@ fn quiet_changes_reach_the_copy() {
         assert_equal(&loaded(pieces), &rig.machine);
     };
     rig.time_ms += 5000;
-    rig.apply_bytes(b"no sense");
+    rig.pass_time();
     follow(&mut rig, &mut pieces);
     rig.time_ms += 5000;
     rig.stamped(0, 1, 1);
@@ -135,7 +135,7 @@ fn quiet_changes_reach_the_copy() {
     follow(&mut rig, &mut pieces);
     rig.time_ms += SESSION_TTL_MS;
     for _ in 0..3 {
-        rig.apply_bytes(b"no sense");
+        rig.pass_time();
         follow(&mut rig, &mut pieces);
     }
     assert_eq!(rig.machine.usage().sessions, 1);

@@ -33,7 +33,7 @@ fn golden_piece() {
     let before = rig.machine.copy_next(copy, usize::MAX).bytes;
     rig.apply(ShardId(2), None, delete(b"key"));
     rig.time_ms += 7_200_000;
-    rig.apply_bytes(b"");
+    rig.pass_time();
     let golden: &[&[u8]] = &[
         b"\x02",
         b"\x00\xfc\xe0\x70\x72\x00", // time: 7,500,000 ms

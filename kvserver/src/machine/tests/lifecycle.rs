@@ -79,7 +79,7 @@ fn in_state(name: &str) -> Rig {
         "thawed" => vec![freeze, MoveStep::Thaw],
         other => panic!("no such state: {other}"),
     };
-    rig.apply_bytes(b"time begins");
+    rig.pass_time();
     steps.into_iter().for_each(|step| rig.step(5, step).unwrap());
     rig
 }
@@ -374,7 +374,7 @@ fn idleness_travels() {
         source.time_ms += SESSION_TTL_MS / 2 - 10_000;
         assert_eq!(written(&source.stamped(2, 1, 1)).0, 2, "not forgotten too early");
         source.time_ms += SESSION_TTL_MS / 2 + 12_000;
-        source.apply_bytes(b"time goes on");
+        source.pass_time();
         assert_eq!(source.machine.usage().sessions, 1);
         assert_eq!(refused(&source.stamped(1, 2, 2)).code, Code::SessionExpired);
     }
@@ -398,7 +398,7 @@ fn frozen_shards_keep_still() {
     assert_eq!((step.bytes.len(), step.remaining, step.frozen), (0, 0, Some(Epoch(5))));
     assert_eq!(rig.machine.usage().sessions, 2);
     rig.step(5, MoveStep::Thaw).unwrap();
-    rig.apply_bytes(b"time goes on");
+    rig.pass_time();
     assert_eq!(rig.machine.usage().sessions, 0);
 }
 
@@ -414,10 +414,10 @@ fn sessions_may_expire_on_their_way() {
     let first = source.machine.shard_copy_next(ONE, 10_000).unwrap().bytes;
     there.step(5, piece(ONE, 0, PieceEnd::More, &first)).unwrap();
     there.time_ms += SESSION_TTL_MS + 2000;
-    there.apply_bytes(b"time goes on");
+    there.pass_time();
     assert_eq!(there.machine.usage().sessions, 0);
     source.time_ms += SESSION_TTL_MS + 2000;
-    source.apply_bytes(b"time goes on");
+    source.pass_time();
     source.step(5, MoveStep::Freeze { to: THERE }).unwrap();
     let last = source.machine.shard_copy_next(ONE, 10_000).unwrap();
     assert_eq!((last.remaining, last.frozen), (0, Some(Epoch(5))));
@@ -442,7 +442,7 @@ fn what_is_dropped_is_set_aside() {
     assert!(rig.machine.take_garbage().is_empty());
     assert_eq!(rig.machine.digest(), digest);
     rig.time_ms += SESSION_IDLE_MIN_MS;
-    rig.apply_bytes(b"the session is not looked for");
+    rig.pass_time();
     let views: Vec<_> = rig.machine.shards().collect();
     let (state, usage) = (ShardState::Dropped { to: THERE, epoch: Epoch(5) }, Usage::default());
     assert_eq!(views[0], ShardView { shard: S0, state, revision: Revision(0), usage });

@@ -2,6 +2,7 @@
 
 use super::super::bounds::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use super::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A key's version counts its changes from its creation, a shard's revision all of the shard's.
 #[test]
@@ -86,14 +87,33 @@ fn sizes_are_bounded() {
     assert_eq!(written(&rig.write(append(b"k", b""))).0, 2);
 }
 
+/// A command that this build cannot read stops the machine before anything has changed, expiry included: replicas of
+/// a build that can read it would go on otherwise.
+#[test]
+fn what_cannot_be_read_stops_the_machine() {
+    let mut rig = Rig::new();
+    rig.write(put(b"k", b"v"));
+    let before = (rig.machine.digest(), rig.machine.time_ms());
+    rig.time_ms += 3_600_000;
+    for (bytes, why) in [
+        (&b""[..], "message is empty"),
+        (b"\x02\x00", "message has format version 2, this build reads 1"),
+        (b"\x01\xfa", "message is malformed"),
+        (b"\x01\x01\x00\x01\x00", "stray bytes"),
+    ] {
+        let panic = catch_unwind(AssertUnwindSafe(|| rig.apply_bytes(bytes))).unwrap_err();
+        let told = panic.downcast_ref::<String>().unwrap();
+        assert!(told.contains("cannot be read by this build") && told.contains(why), "{told}");
+        assert_eq!((rig.machine.digest(), rig.machine.time_ms()), before);
+    }
+}
+
 /// Commands that make no sense are answered so, and change nothing.
 #[test]
 fn nonsense_is_answered() {
     let mut rig = Rig::new();
     rig.write(put(b"k", b"v"));
     let before = rig.machine.digest();
-    assert_eq!(refused(&rig.apply_bytes(b"")).code, Code::BadRequest);
-    assert_eq!(refused(&rig.apply_bytes(b"\xffnonsense")).code, Code::BadRequest);
     assert_eq!(refused(&rig.write(Operation::Get { key: b"k" })).code, Code::BadRequest);
     let far = rig.apply(ShardId(bounds::SHARDS_MAX), None, put(b"k", b"v"));
     assert_eq!(refused(&far).code, Code::BadRequest);

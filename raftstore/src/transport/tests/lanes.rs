@@ -107,16 +107,17 @@ async fn hostile_connections_end() {
     let pair = Pair::simulated().await;
     let hello = |protocol| {
         let (from, to) = (NodeId(1), NodeId(2));
-        Hello { protocol, lane: LaneKind::Heartbeat, from, to, cluster: "test".into() }.encode()
+        let (cluster, at) = ("test".into(), String::new());
+        Hello { protocol, lane: LaneKind::Heartbeat, from, to, cluster, at }.encode()
     };
     let refused = raw(&pair, b"GET / HTTP/1.1\r\n\r\n").await;
     assert_eq!(refused[9], Kind::Refused as u8);
     let refused = raw(&pair, &hello(PROTOCOL + 1)).await;
     assert_eq!(refused[9], Kind::Refused as u8);
-    assert!(String::from_utf8_lossy(&refused).contains("you speak 2, this node speaks 1"));
+    assert!(String::from_utf8_lossy(&refused).contains("you speak 3, this node speaks 2"));
     let oversized = [&hello(PROTOCOL)[..], &(65_u32 << 10).to_le_bytes()].concat();
     let welcomed = raw(&pair, &oversized).await;
-    assert_eq!((welcomed[9], welcomed.len()), (Kind::Welcome as u8, HEADER + 2));
+    assert_eq!((welcomed[9], welcomed.len()), (Kind::Welcome as u8, HEADER + 10));
     let nonsense = [hello(PROTOCOL), encode(Kind::Vote, GROUP, 1, 0, |into| into.push(9))].concat();
     assert_eq!(raw(&pair, &nonsense).await[9], Kind::Welcome as u8);
     beat(&mut pair.heartbeat_client(GROUP).await).await.unwrap().unwrap();

@@ -1,5 +1,6 @@
 //! Two nodes that talk over a real or a simulated network, with fakes where their groups would be.
 
+mod addresses;
 mod calls;
 mod lanes;
 mod reconnect;
@@ -179,7 +180,7 @@ impl Replica for Handle {
         async move { Ok(Ok(())) }.boxed()
     }
 
-    fn receive_snapshot(&self) -> BoxFuture<'static, io::Result<Box<dyn SnapshotSink>>> {
+    fn receive_snapshot(&self, _vote: Vote) -> BoxFuture<'static, io::Result<Box<dyn SnapshotSink>>> {
         let sink = Sink { replica: self.0.clone(), pieces: Vec::new(), done: false };
         async move { Ok(Box::new(sink) as Box<dyn SnapshotSink>) }.boxed()
     }
@@ -199,6 +200,10 @@ impl SnapshotSink for Sink {
             Ok(())
         }
         .boxed()
+    }
+
+    fn given_up(&self) -> BoxFuture<'_, &'static str> {
+        std::future::pending().boxed()
     }
 
     fn install(
@@ -395,6 +400,10 @@ impl PieceReader for FakePieces {
         }
         self.read.store(read + 1, Ordering::SeqCst);
         std::future::ready(Ok(Some(Bytes::from(vec![read as u8; self.bytes])))).boxed()
+    }
+
+    fn withdrawn(&self) -> BoxFuture<'static, ()> {
+        std::future::pending().boxed()
     }
 }
 

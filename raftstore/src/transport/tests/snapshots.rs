@@ -1,8 +1,14 @@
 //! Snapshots: whole, cancelled, slow to install.
 
 use super::*;
+use crate::transport::frame::{Kind, encode};
+use crate::transport::handshake::{Hello, PROTOCOL};
+use crate::transport::lane::LaneKind;
+use crate::transport::message::put_snapshot_begin;
 use openraft::errors::{ReplicationClosed, StreamingError};
 use openraft::network::NetSnapshot;
+use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
 type OpenraftSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, FakePieces>;
 type Sent = Result<SnapshotResponse, StreamingError<TypeConfig>>;
@@ -104,6 +110,27 @@ async fn a_cancelled_transfer_leaves_nothing() {
     assert!(matches!(sent, Err(StreamingError::Closed(_))), "{sent:?}");
     pair.node.replica.discarded.subscribe().wait_for(|count| *count == 1).await.unwrap();
     assert!(pair.node.replica.installed.borrow().is_empty());
+}
+
+/// A sender that has vanished without a word does not keep the room of its snapshot: the receiver discards what it has
+/// long before it would give up the connection.
+#[tokio::test(start_paused = true)]
+async fn a_silent_sender_is_not_waited_for() {
+    let pair = Pair::simulated().await;
+    let (began, silence) = (Instant::now(), TransportConfig::default().progress_timeout());
+    let hello = {
+        let (from, to) = (NodeId(1), NodeId(2));
+        let (cluster, at) = ("test".into(), String::new());
+        Hello { protocol: PROTOCOL, lane: LaneKind::Bulk, from, to, cluster, at }.encode()
+    };
+    let begins = encode(Kind::SnapshotBegin, GROUP, 1, 128, |into| {
+        put_snapshot_begin(into, &Vote::new_committed(4, 1), &SnapshotMeta::default());
+    });
+    let mut stream = pair.world.networks[0].connect(&pair.address.peer).await.unwrap();
+    stream.write_all(&[hello, begins].concat()).await.unwrap();
+    pair.node.replica.discarded.subscribe().wait_for(|count| *count == 1).await.unwrap();
+    let waited = began.elapsed();
+    assert!((silence..3 * silence).contains(&waited), "{waited:?} on the simulated clock");
 }
 
 /// A connection that breaks ends the transfer for a retry from the start, and the receiver discards what it has.

@@ -35,6 +35,12 @@ fn a_group_leaves() {
     rig.finish_all();
     assert_eq!(rig.controller.spent_groups(), [GroupId(2)]);
     assert_eq!(rig.controller.next_step(GroupId(2)), None);
+    let taken_back = rig.tell(add_ids(&[2], 1));
+    assert_eq!(
+        taken_back,
+        Err(ControllerError::GroupIdUsed { group: GroupId(2) }),
+        "its replicas are dropped"
+    );
     gone(&mut rig).unwrap();
     assert_eq!(gone(&mut rig), Err(ControllerError::UnknownGroup { group: GroupId(2) }));
     assert_eq!(rig.controller.spent_groups(), []);

@@ -50,6 +50,29 @@ fn a_node_joins() {
     assert!(matches!(rig.tell(join(5, spec(4, "", 1))), Err(ControllerError::Invalid { .. })));
 }
 
+/// Nodes that came back at each other's addresses get them once each has given up its own; nobody else may be without
+/// one, nor takes one that is in use.
+#[test]
+fn nodes_change_places() {
+    let mut rig = Rig::born(3, 1);
+    let at = |id: u64, of: u64| NodeSpec { peer: spec(of, "", 1).peer, ..spec(id, "", 1) };
+    let nowhere = |id: u64| NodeSpec { peer: String::new(), ..spec(id, "", 1) };
+    for (id, of) in [(1, 2), (2, 3), (3, 1)] {
+        assert!(matches!(rig.tell(join(id, at(id, of))), Err(ControllerError::Invalid { .. })));
+        rig.tell(join(id, nowhere(id))).unwrap();
+    }
+    for (id, of) in [(1, 2), (2, 3), (3, 1)] {
+        rig.tell(join(id, at(id, of))).unwrap();
+    }
+    let map = rig.controller.cluster_map().unwrap();
+    let peers: Vec<String> = map.nodes.into_iter().map(|view| view.spec.peer).collect();
+    assert_eq!(peers, [2, 3, 1].map(|of| spec(of, "", 1).peer));
+    assert!(matches!(rig.tell(join(4, nowhere(4))), Err(ControllerError::Invalid { .. })));
+    rig.judge(3, true).unwrap();
+    let wiped = NodeSpec { incarnation: Incarnation(33), ..nowhere(3) };
+    assert!(matches!(rig.tell(join(3, wiped)), Err(ControllerError::Invalid { .. })));
+}
+
 /// A dead node's replicas are placed elsewhere as far as there are places, and kept where there are none; a
 /// judgement about another disk, or by a map from before the node's last change, is refused.
 #[test]

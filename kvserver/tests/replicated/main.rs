@@ -1,0 +1,67 @@
+//! One group of five replicas, or seven, under every fault: the public examination's rows of the replicated
+//! state machine and of the fault-tolerant key/value service, each a test of its name.
+//!
+//! The rows of the replicated state machine submit commands to the replicas themselves, which run the
+//! key/value machine on simulated disks and a simulated network, in virtual time (see [`replicas`]). Those of
+//! the service ask whole nodes through their front ends, over real HTTP and in real time, whose disks and
+//! peer network are simulated (see [`cluster`]); a node of them has one replica of the only group of data,
+//! and one of the controller's. How long a request takes is measured in virtual time too, for a machine that
+//! is busy otherwise says nothing of it ([`speed`]).
+//!
+//! Every answer is recorded, and all of a test are held against each other at its end: a history that is not
+//! linearizable, or of which that cannot be told, fails the test. A test that fails, by whatever, says its
+//! seed and where it wrote its history.
+//!
+//! Rows of the scorecard that take long run a few rounds by default; `FLOTILLA_FULL_ROUNDS=1` runs them all.
+//! `FLOTILLA_SEED_OFFSET=n` adds n to every seed. A seed repeats a test's own choices, and in virtual time
+//! the machine's as well.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the answer")]
+#![expect(clippy::print_stdout, reason = "a failing run tells its seed and its figures")]
+
+#[allow(dead_code, reason = "shared with the tests of a sharded cluster, which use all of it")]
+#[path = "../sharded/clerk.rs"]
+mod clerk;
+#[allow(dead_code, reason = "shared with the tests of a cluster, which use all of it")]
+#[path = "../cluster/door.rs"]
+mod door;
+#[allow(dead_code, reason = "shared with the tests of a cluster, which use all of it")]
+#[path = "../cluster/fleet.rs"]
+mod fleet;
+#[allow(dead_code, reason = "shared with the tests of the machine, which use all of it")]
+#[path = "../machine_rig/mod.rs"]
+mod machine_rig;
+#[path = "../sharded/plug.rs"]
+mod plug;
+#[path = "../sharded/wait.rs"]
+mod wait;
+
+mod birth;
+mod cluster;
+mod faults;
+mod history;
+mod partitions;
+mod persistence;
+mod replicas;
+mod serving;
+mod snapshots;
+mod speed;
+mod state_machine;
+
+use std::time::Duration;
+
+/// The rounds that a row asks for, or `few` in the default run.
+fn rounds(full: u64, few: u64) -> u64 {
+    if std::env::var_os("FLOTILLA_FULL_ROUNDS").is_some() { full } else { few }
+}
+
+/// The milliseconds that a row asks for, or `few` in the default run.
+fn milliseconds(full: u64, few: u64) -> Duration {
+    Duration::from_millis(rounds(full, few))
+}
+
+/// The seed that a test asks for, moved by the environment's offset.
+fn seed_of(seed: u64) -> u64 {
+    let offset = std::env::var("FLOTILLA_SEED_OFFSET").map(|offset| offset.parse::<u64>());
+    offset.map_or(seed, |offset| seed + 1_000 * offset.expect("FLOTILLA_SEED_OFFSET is a number"))
+}
