@@ -196,8 +196,8 @@ impl Config {
             None => self.advertised(),
         };
         let others = self.members.0.iter().filter(|(id, _)| id.0 != self.node);
-        let others = others.map(|(_, address)| &address.peer).chain(&self.join.0);
-        let elsewhere = others.filter(|peer| split(peer).is_ok_and(|(host, _)| !is_loopback(host))).next();
+        let mut others = others.map(|(_, address)| &address.peer).chain(&self.join.0);
+        let elsewhere = others.find(|peer| split(peer).is_ok_and(|(host, _)| !is_loopback(host)));
         let Some(other) = elsewhere else { return Ok(()) };
         let (peer, http) = match self.members.0.is_empty() {
             true => ("peer_advertise".to_owned(), "http_advertise".to_owned()),

@@ -196,23 +196,23 @@ fn all_unreachable(reports: &[Report]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Read, Write};
-    use std::net::TcpListener;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     /// A node that answers once, however it is asked, that the map is at `epoch`; its address.
-    fn node_at(epoch: u64) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    async fn node_at(tasks: &mut JoinSet<()>, epoch: u64) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound address").to_string();
-        std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().expect("it is asked");
+        tasks.spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("it is asked");
             let mut head = [0; 1 << 12];
-            let read = stream.read(&mut head).expect("a request");
+            let read = stream.read(&mut head).await.expect("a request");
             assert!(head[..read].starts_with(b"GET /v1/cluster "));
             let view = ClusterView { epoch, ..ClusterView::default() };
             let body = serde_json::to_string(&view).expect("plain data");
             let length = body.len();
-            write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
-                .expect("it listens");
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).await.expect("it listens");
         });
         address
     }
@@ -220,7 +220,10 @@ mod tests {
     /// Of several descriptions of the cluster the one by the latest map counts, whoever answers first.
     #[tokio::test]
     async fn the_latest_map_counts() {
-        let seeds: BTreeSet<String> = [3, 9, 7].map(node_at).into();
+        let (mut tasks, mut seeds) = (JoinSet::new(), BTreeSet::new());
+        for epoch in [3, 9, 7] {
+            seeds.insert(node_at(&mut tasks, epoch).await);
+        }
         assert_eq!(cluster(&reqwest::Client::new(), &seeds).await.epoch, 9);
     }
 }

@@ -3,17 +3,17 @@
 //! ```text
 //!   controller: a move starts
 //!   source:      Export; a copy begins
-//!   destination: ImportBegin ─▶ pieces, while the source serves ─▶ little is left ─▶ ask the source to freeze
+//!   destination: ImportBegin ─▶ pieces, while the source serves ─▶ little is left ─▶ ask it to freeze
 //!   source:      Freeze; from here it answers nothing of the shard but where it goes
 //!   destination: the last piece and Activate, in one command; serves ─▶ tells the controller
 //!   source:      sees on the map that the shard is elsewhere ─▶ Drop; or that the move was given up ─▶ Thaw
 //! ```
 //!
-//! Every step stands in a log before anything vouches for it, and may be taken again; so nothing is kept here that a
-//! successor would need: a destination's new leader goes on with the copy that its machine knows. What a copy hands out
-//! is kept by the node that serves it and is gone with it; the source's other replicas have noted what changed since the
-//! copy began (`Export`), so that its new leader goes on with it. Only where that one was loaded from a snapshot meanwhile
-//! another copy begins.
+//! Every step stands in a log before anything vouches for it, and may be taken again; so nothing is kept here
+//! that a successor would need: a destination's new leader goes on with the copy that its machine knows. What
+//! a copy hands out is kept by the node that serves it and is gone with it; the source's other replicas have
+//! noted what changed since the copy began (`Export`), so that its new leader goes on with it. Only where
+//! that one was loaded from a snapshot meanwhile another copy begins.
 
 mod copying;
 mod destination;

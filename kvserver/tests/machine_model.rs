@@ -9,8 +9,8 @@ use kvserver::machine::{KvMachine, Usage};
 use machine_rig::owning;
 use proptest::prelude::*;
 use proto::{
-    Answer, ClientId, Code, Command, Error, Expect, Operation, Reply, Revision, Sequence, ShardId, Stamp,
-    Version,
+    Answer, ClientId, Code, Command, Epoch, Error, Expect, Operation, Reply, Revision, Sequence, ShardId,
+    Stamp, Version,
 };
 use raftstore::{CopyId, Machine, Moment};
 use std::collections::BTreeMap;
@@ -21,8 +21,8 @@ enum Step {
     Write(Write),
     /// The same write so many times, unstamped: more than a shard remembers events.
     Burst(Write, usize),
-    /// A command that is none.
-    Nonsense(Vec<u8>),
+    /// A command that changes nothing but time.
+    Idle,
     /// Time goes on, or the leader's clock goes back.
     Clock(i64),
     CopyBegin,
@@ -91,7 +91,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         40 => write().prop_map(Step::Write),
         1 => (write(), 250..600_usize).prop_map(|(write, times)| Step::Burst(write, times)),
-        1 => prop::collection::vec(any::<u8>(), 0..20).prop_map(Step::Nonsense),
+        1 => Just(Step::Idle),
         6 => jump.prop_map(Step::Clock),
         2 => Just(Step::CopyBegin),
         12 => (any::<prop::sample::Index>(), 0..1500_usize).prop_map(|(which, max)| Step::CopyNext(which, max)),
@@ -245,11 +245,10 @@ impl Run {
                 let write = Write { stamp: None, ..write.clone() };
                 (0..*times).for_each(|_| self.write(&write));
             }
-            Step::Nonsense(bytes) => {
-                if proto::decode::<Command<'_>>(bytes).is_err() {
-                    self.model.tick(self.clock_ms);
-                    self.apply(bytes);
-                }
+            Step::Idle => {
+                self.model.tick(self.clock_ms);
+                let (shards, epoch) = ([].into_iter().collect(), Epoch(1));
+                self.apply(&proto::encode(&Command::Own { shards, epoch }));
             }
             Step::Clock(jump_ms) => self.clock_ms = self.clock_ms.saturating_add_signed(*jump_ms),
             Step::CopyBegin => {

@@ -1,10 +1,10 @@
 //! A copy of a shard on its way in: begun or gone on with, taken in piece by piece while the source serves,
 //! closed while nobody does.
 //!
-//! Owns when the source is asked to freeze. While much is left, pieces are asked for ahead; once little is, one
-//! follows the other, each as small as what was written since the one before, so that the freeze comes when
-//! next to nothing is on its way. What nobody is served for is then the commit of the freeze at the source, and
-//! that of the last piece here.
+//! Owns when the source is asked to freeze. While much is left, pieces are asked for ahead; once little is,
+//! one follows the other, each as small as what was written since the one before, so that the freeze comes
+//! when next to nothing is on its way. What nobody is served for is then the commit of the freeze at the
+//! source, and that of the last piece here.
 
 use super::destination::{Drive, End, PACE, Try, judge};
 use super::failpoint::Failpoint;
@@ -17,15 +17,16 @@ use proto::{CopyToken, LifecycleError, MoveStep, MoveView, PieceEnd, ShardState}
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Pieces are asked for ahead as long as more than this is left, in bytes; and more than this is never left to
-/// be copied while nobody is served, unless writers outrun the copy.
+/// Pieces are asked for ahead as long as more than this is left, in bytes; and more than this is never left
+/// to be copied while nobody is served, unless writers outrun the copy.
 const CLOSE_BYTES: u64 = 256 << 10;
 
-/// The source is asked to freeze once no more than this is left, in bytes: a fraction of a millisecond's work.
+/// The source is asked to freeze once no more than this is left, in bytes: a fraction of a millisecond's
+/// work.
 const FREEZE_BYTES_MAX: u64 = 32 << 10;
 
-/// With up to [`CLOSE_BYTES`] left, it is asked all the same after so many pieces that followed each other: its
-/// writers write as much as a piece while it is taken in.
+/// With up to [`CLOSE_BYTES`] left, it is asked all the same after so many pieces that followed each other:
+/// its writers write as much as a piece while it is taken in.
 const CLOSING_PIECES_MAX: u32 = 8;
 
 /// A copy that has handed out this many times what it began with is outrun by its writers: the source is
@@ -168,9 +169,9 @@ impl Drive {
 
     /// Goes on with a copy of which the node is gone that handed it out; `None` where nobody can.
     ///
-    /// Pieces that were proposed may still be on their way, and the node may come back, at most a window beyond
-    /// what is taken, to hand out those of a window more. So pieces that hold nothing take all numbers that
-    /// either could still use. What is held is read behind them.
+    /// Pieces that were proposed may still be on their way, and the node may come back, at most a window
+    /// beyond what is taken, to hand out those of a window more. So pieces that hold nothing take all numbers
+    /// that either could still use. What is held is read behind them.
     async fn resume(&mut self, copy: CopyToken, next: u64) -> Result<Option<Copying>, Try> {
         let MoveView { shard, from, id, .. } = self.moving;
         let end = PieceEnd::More;
@@ -376,8 +377,8 @@ impl Drive {
         Ok(())
     }
 
-    /// Whether an operator may have this copy wait, by a pause or the throttle. What may be frozen does not rest, for nobody serves it; and of a
-    /// copy that is gone on with, nobody knows before its first piece.
+    /// Whether an operator may have this copy wait, by a pause or the throttle. What may be frozen does not
+    /// rest, for nobody serves it; and of a copy that is gone on with, nobody knows before its first piece.
     fn may_rest(&self, copying: &Copying) -> bool {
         copying.began_with.is_some() && !copying.frozen && self.freezing_since.is_none()
     }

@@ -1,9 +1,9 @@
 //! The source's side: it hands out copies, freezes when it is asked to, and drops or thaws what it froze once
 //! the map says how the move has ended.
 //!
-//! Owns the copies that this node serves, with the last pieces of each, so that they can be asked for again: by
-//! whoever has not heard the answer, and by a successor of whoever has not got it into its log. Must never drop
-//! or thaw by a map that is older than the move.
+//! Owns the copies that this node serves, with the last pieces of each, so that they can be asked for again:
+//! by whoever has not heard the answer, and by a successor of whoever has not got it into its log. Must never
+//! drop or thaw by a map that is older than the move.
 
 use super::failpoint::{Failpoint, reach};
 use super::message::{Question, Word};

@@ -1,4 +1,5 @@
-//! The way from a move's destination to its source: whoever leads it, and whoever hands out a copy of its shard.
+//! The way from a move's destination to its source: whoever leads it, and whoever hands out a copy of its
+//! shard.
 //!
 //! Owns whom to ask, for how long, and whom next. Must never take a node's silence for its word that it knows
 //! nothing of a copy.

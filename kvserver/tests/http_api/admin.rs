@@ -88,8 +88,9 @@ async fn changes_change() {
     assert_eq!(ask("POST /v1/cluster/groups", "").await["groups"], json!([5]));
     ask("DELETE /v1/cluster/groups/5", "").await;
     assert_eq!(map(&stand).await["groups"][4]["state"], "leaving");
-    assert_eq!(ask("POST /v1/cluster/groups", r#"{"ids":[5]}"#).await["groups"], json!([5]));
-    assert_eq!(map(&stand).await["groups"][4]["state"], "serving", "it stays after all");
+    ask("DELETE /v1/cluster/groups/2", "").await;
+    assert_eq!(ask("POST /v1/cluster/groups", r#"{"ids":[2]}"#).await["groups"], json!([2]));
+    assert_eq!(map(&stand).await["groups"][1]["state"], "serving", "it stays after all");
     ask("PUT /v1/cluster/groups/4", r#"{"weight":2}"#).await;
     assert_eq!(map(&stand).await["groups"][3]["weight"], 2);
     ask("PUT /v1/cluster/moves", r#"{"paused":true}"#).await;

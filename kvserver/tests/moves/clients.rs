@@ -5,8 +5,8 @@
 //! effect, in order. An acknowledged token stands in it just once from then on; each client's stand in the
 //! order in which it sent them.
 //!
-//! Two judges look at what they saw: this module at each read at once, by the tokens; and at the end the checker,
-//! which knows nothing of tokens, at the whole history, with every answer's version.
+//! Two judges look at what they saw: this module at each read at once, by the tokens; and at the end the
+//! checker, which knows nothing of tokens, at the whole history, with every answer's version.
 
 use crate::door::{Answer, Door};
 use checker::{Limits, Operation, Recorder, Verdict};

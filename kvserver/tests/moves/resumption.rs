@@ -7,8 +7,8 @@ use kvserver::moves::progress::EndedMove;
 use proto::{GroupId, NodeId};
 use std::time::Duration;
 
-/// Pieces hold at most 128 KiB: one of these values each. A driver is at most a window of 1.5 MiB ahead of what
-/// it knows to be taken in.
+/// Pieces hold at most 128 KiB: one of these values each. A driver is at most four pieces ahead of what it
+/// knows to be taken in.
 const VALUES: usize = 30;
 const VALUE_BYTES: usize = 120 << 10;
 

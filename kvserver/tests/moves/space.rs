@@ -41,9 +41,9 @@ async fn a_shard_that_left_takes_no_memory() {
     world.finish().await;
 }
 
-/// Once a shard has left, the disks of its source give its room back, though nothing is written there that would
-/// make a snapshot due: each replica's snapshot and log take no more than the clients' records and twice the least
-/// log that makes one due.
+/// Once a shard has left, the disks of its source give its room back, though nothing is written there that
+/// would make a snapshot due: each replica's snapshot and log take no more than the clients' records and
+/// twice the least log that makes one due.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_shard_that_left_takes_no_disk() {
     const LEAST_LOG: u64 = 1 << 20;

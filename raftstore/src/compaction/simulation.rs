@@ -260,8 +260,13 @@ fn run(load: Load, rules: &Rules) -> Outcome {
     let peak = nodes.iter().map(|node| node.peak).fold(0.0, f64::max);
     let mean = committed(&nodes) / (ticks as f64 * TICK_S);
     let mib = MIB as f64;
-    let received = nodes[2].received;
-    Outcome { peak_mib: (peak / mib) as u64, mean_mib_s: mean / mib, least_mib_s: least / mib, received }
+    Outcome {
+        peak_mib: (peak / mib) as u64,
+        third_mib: (nodes[2].peak / mib) as u64,
+        mean_mib_s: mean / mib,
+        least_mib_s: least / mib,
+        received: nodes[2].received,
+    }
 }
 
 /// The rule in use.

@@ -77,7 +77,7 @@ async fn a_copy_gives_way_to_the_leaders_snapshot() {
 }
 
 /// The follower's power goes at a sync of its own, whichever, from the half-made copy to the installed snapshot and the
-/// log after it: it comes back, holds what the others hold, and nothing of either half is left. Every seventh of
+/// log after it: it comes back, holds what the others hold, and nothing of either half is left. Every ninth of
 /// these syncs by default, each in full.
 #[tokio::test(start_paused = true)]
 async fn a_follower_may_crash_at_every_sync_of_giving_way() {
@@ -109,6 +109,6 @@ async fn a_follower_may_crash_at_every_sync_of_giving_way() {
         if !blown {
             return;
         }
-        at += rounds(1, 7);
+        at += rounds(1, 9);
     }
 }

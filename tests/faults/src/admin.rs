@@ -101,7 +101,8 @@ impl Admin {
     }
 }
 
-/// Whether a map is at rest: nothing moves or is to move or to end, and every group has the members it is to have.
+/// Whether a map is at rest: nothing moves or is to move or to end, and every group has the members it is to
+/// have.
 pub(crate) fn is_settled(map: &Value) -> bool {
     let list = |what: &Value| what.as_array().cloned().unwrap_or_default();
     let own = Some(&map["controller"]).filter(|own| own.is_object()).cloned();

@@ -1,5 +1,6 @@
-//! How a client process calls the store: through the Rust client, or with plain HTTP and an `Idempotency-Key`. Each
-//! call ends within its deadline as an event of the history: answered, certainly without effect, or unknown.
+//! How a client process calls the store: through the Rust client, or with plain HTTP and an
+//! `Idempotency-Key`. Each call ends within its deadline as an event of the history: answered, certainly
+//! without effect, or unknown.
 
 use anyhow::{Context, Result, bail};
 use checker::{Answer, Event, Operation};

@@ -1,5 +1,5 @@
-//! What the machine allows, found by trying it: nothing is installed, and what is missing is told with the command
-//! that would bring it.
+//! What the machine allows, found by trying it: nothing is installed, and what is missing is told with the
+//! command that would bring it.
 
 use crate::{command, network};
 use std::path::{Path, PathBuf};

@@ -1,9 +1,10 @@
 //! One process's clocks, misled by libfaketime.
 //!
-//! Wall clocks jump in the world: an operator or NTP sets them. Monotonic clocks do not, but run a little fast or
-//! slow. So a process is started in one of two ways: with its wall clock in our hands and its monotonic one left
-//! alone, or with both running at another rate from its first instant on. A monotonic clock that jumps exists on no
-//! machine, and the standard library's waits, which ask the kernel's true clock, are not made for it.
+//! Wall clocks jump in the world: an operator or NTP sets them. Monotonic clocks do not, but run a little
+//! fast or slow. So a process is started in one of two ways: with its wall clock in our hands and its
+//! monotonic one left alone, or with both running at another rate from its first instant on. A monotonic
+//! clock that jumps exists on no machine, and the standard library's waits, which ask the kernel's true
+//! clock, are not made for it.
 
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Other programs that are run to their end: `ip`, `iptables`, `mount` and the like. What they say on stderr becomes
-//! the error.
+//! Other programs that are run to their end: `ip`, `iptables`, `mount` and the like. What they say on stderr
+//! becomes the error.
 
 use anyhow::{Context, Result, bail};
 use std::process::{Command, Stdio};

@@ -1,5 +1,5 @@
-//! One node's disk: a small file system of its own where the machine allows mounts, and a shim in the process that
-//! lets calls fail.
+//! One node's disk: a small file system of its own where the machine allows mounts, and a shim in the process
+//! that lets calls fail.
 
 use crate::command;
 use anyhow::{Context, Result};

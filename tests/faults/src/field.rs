@@ -1,5 +1,5 @@
-//! Everything that faults are inflicted on, shared by the nemesis's tasks. A node belongs to one fault at a time: who
-//! holds its lock may do with its process and its disk as it likes, and leaves both in order.
+//! Everything that faults are inflicted on, shared by the nemesis's tasks. A node belongs to one fault at a
+//! time: who holds its lock may do with its process and its disk as it likes, and leaves both in order.
 
 use crate::admin::Admin;
 use crate::capabilities::Capabilities;
@@ -169,7 +169,8 @@ impl Field {
         false
     }
 
-    /// Looks after processes that end though no fault has them, for ever: each is a finding, and is started again.
+    /// Looks after processes that end though no fault has them, for ever: each is a finding, and is started
+    /// again.
     pub(crate) async fn watch(&self) -> Result<()> {
         loop {
             tokio::time::sleep(WATCH).await;

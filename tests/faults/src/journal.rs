@@ -1,5 +1,5 @@
-//! The history while it happens: every event goes to the file at once, so that a run that ends badly has its history
-//! all the same.
+//! The history while it happens: every event goes to the file at once, so that a run that ends badly has its
+//! history all the same.
 
 use anyhow::{Context, Result};
 use checker::{Entry, Event, Operation, jsonl};

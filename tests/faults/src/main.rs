@@ -1,5 +1,5 @@
-//! Runs real processes under real faults and says what came of it. Ends with 0 if nothing is wrong, 1 if something
-//! is, 2 if that could not be told.
+//! Runs real processes under real faults and says what came of it. Ends with 0 if nothing is wrong, 1 if
+//! something is, 2 if that could not be told.
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
@@ -10,8 +10,8 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Runs flotilla's processes under faults while clients work, and judges what the clients saw. What is printed and
-/// kept is described in docs/reference/faults.md.
+/// Runs flotilla's processes under faults while clients work, and judges what the clients saw. What is
+/// printed and kept is described in docs/reference/faults.md.
 #[derive(Parser)]
 struct Args {
     /// How long faults are inflicted, in minutes.

@@ -1,5 +1,5 @@
-//! Inflicts what the schedule says. Each fault is a task that takes what it needs, does its harm, waits, and leaves
-//! everything in order; a fault that finds nothing free is left out, and said so.
+//! Inflicts what the schedule says. Each fault is a task that takes what it needs, does its harm, waits, and
+//! leaves everything in order; a fault that finds nothing free is left out, and said so.
 
 use crate::admin::Changed;
 use crate::clock::Pace;

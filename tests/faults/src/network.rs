@@ -1,6 +1,6 @@
-//! The links between nodes, in one of two makes: network namespaces, where the kernel drops packets, or proxies in
-//! this process, where the machine does not allow those. Clients reach every node at all times: a cut-off node that
-//! went on answering them is what is looked for.
+//! The links between nodes, in one of two makes: network namespaces, where the kernel drops packets, or
+//! proxies in this process, where the machine does not allow those. Clients reach every node at all times: a
+//! cut-off node that went on answering them is what is looked for.
 
 mod namespaces;
 mod proxies;
@@ -86,8 +86,8 @@ impl Network {
         }
     }
 
-    /// What reaches or leaves `nodes` takes so much longer, where the kernel has a queue for that; else their links
-    /// become narrow.
+    /// What reaches or leaves `nodes` takes so much longer, where the kernel has a queue for that; else their
+    /// links become narrow.
     pub(crate) fn delay(&self, nodes: &[u64], milliseconds: u32) -> Result<()> {
         match self {
             Self::Namespaces(namespaces) => {

@@ -5,8 +5,8 @@ use crate::disk::Disk;
 use crate::process::Process;
 use anyhow::Result;
 
-/// A node of the cluster, or the spare that joins and leaves. Fields are dropped in their order: the process is gone
-/// before its disk is.
+/// A node of the cluster, or the spare that joins and leaves. Fields are dropped in their order: the process
+/// is gone before its disk is.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: u64,

@@ -1,5 +1,5 @@
-//! One node's processes, one life after another: started, signalled, waited for. Dropping it kills the one that runs
-//! and waits until it is gone; no other process is ever touched.
+//! One node's processes, one life after another: started, signalled, waited for. Dropping it kills the one
+//! that runs and waits until it is gone; no other process is ever touched.
 
 use crate::{clock, command};
 use anyhow::{Context, Result, bail};

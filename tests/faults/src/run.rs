@@ -30,7 +30,8 @@ const READY: Duration = Duration::from_secs(60);
 /// How long the map may take to come to rest after that: shards and replicas may still be on their way.
 const SETTLED: Duration = Duration::from_secs(180);
 
-/// A node that is silent for so long is taken for dead, in milliseconds: longer than all faults but an absence.
+/// A node that is silent for so long is taken for dead, in milliseconds: longer than all faults but an
+/// absence.
 const DEAD_AFTER_MS: u64 = 12_000;
 
 /// How often it is looked whether the cluster is healthy.

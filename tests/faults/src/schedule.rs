@@ -1,4 +1,5 @@
-//! All faults of a run, drawn from its seed before it begins. The same seed, length and kinds give the same schedule.
+//! All faults of a run, drawn from its seed before it begins. The same seed, length and kinds give the same
+//! schedule.
 
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -210,8 +211,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Draws faults of these kinds for a run of that length, on so many nodes and groups. Each kind comes once before
-    /// any comes twice; those of a `pace` of one second come about one second apart.
+    /// Draws faults of these kinds for a run of that length, on so many nodes and groups. Each kind comes
+    /// once before any comes twice; those of a `pace` of one second come about one second apart.
     pub fn draw(
         seed: u64,
         length: Duration,
@@ -286,8 +287,8 @@ mod tests {
         assert_ne!(draw(1), draw(2));
     }
 
-    /// Half an hour has well over a hundred faults of every kind, never more than three at once, and what must be
-    /// alone is.
+    /// Half an hour has well over a hundred faults of every kind, never more than three at once, and what
+    /// must be alone is.
     #[test]
     fn schedules_are_dense_and_bounded() {
         let Schedule { faults } = draw(7);

@@ -1,5 +1,6 @@
-/* Makes the disk of one process fail while a control file exists. Preloaded into a node, it stands between the node
- * and libc's calls that change or sync files, and lets everything through as long as there is no control file.
+/* Makes the disk of one process fail while a control file exists. Preloaded into a node, it stands between
+ * the node and libc's calls that change or sync files, and lets everything through as long as there is no
+ * control file.
  *
  * The file that FAULTS_DISK_CONTROL names holds one word:
  *   write   changes of files fail with EIO
@@ -7,8 +8,8 @@
  *   full    changes of files fail with ENOSPC
  *   slow    syncs take a fifth of a second longer
  *
- * Only regular files are touched, and none of the first three descriptors: the log of the node has to say why it
- * stopped. */
+ * Only regular files are touched, and none of the first three descriptors: the log of the node has to say
+ * why it stopped. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -54,29 +55,32 @@ static int sync_error(int fd) {
     return fault == SYNC ? EIO : 0;
 }
 
-/* Each goes on to libc's own function of the same name, looked up each time: that costs little beside a write. */
-#define CHANGE(name, result, parameters, types, arguments)                                                            \
-    result name parameters {                                                                                          \
-        int error = change_error(fd);                                                                                 \
-        if (error == 0) return ((result(*) types)dlsym(RTLD_NEXT, #name))arguments;                                   \
-        errno = error;                                                                                                \
-        return -1;                                                                                                    \
+/* Each goes on to libc's own function of the same name, looked up each time: little beside a write. */
+#define CHANGE(name, result, parameters, types, arguments) \
+    result name parameters { \
+        int error = change_error(fd); \
+        if (error == 0) return ((result(*) types)dlsym(RTLD_NEXT, #name))arguments; \
+        errno = error; \
+        return -1; \
     }
 
-#define SYNCING(name, parameters, types, arguments)                                                                   \
-    int name parameters {                                                                                             \
-        int error = sync_error(fd);                                                                                   \
-        if (error == 0) return ((int(*) types)dlsym(RTLD_NEXT, #name))arguments;                                      \
-        errno = error;                                                                                                \
-        return -1;                                                                                                    \
+#define SYNCING(name, parameters, types, arguments) \
+    int name parameters { \
+        int error = sync_error(fd); \
+        if (error == 0) return ((int(*) types)dlsym(RTLD_NEXT, #name))arguments; \
+        errno = error; \
+        return -1; \
     }
 
-CHANGE(write, ssize_t, (int fd, const void *from, size_t count), (int, const void *, size_t), (fd, from, count))
+CHANGE(write, ssize_t, (int fd, const void *from, size_t count),
+       (int, const void *, size_t), (fd, from, count))
 CHANGE(writev, ssize_t, (int fd, const struct iovec *from, int count), (int, const struct iovec *, int),
        (fd, from, count))
-CHANGE(pwrite, ssize_t, (int fd, const void *from, size_t count, off_t at), (int, const void *, size_t, off_t),
+CHANGE(pwrite, ssize_t, (int fd, const void *from, size_t count, off_t at),
+       (int, const void *, size_t, off_t),
        (fd, from, count, at))
-CHANGE(pwrite64, ssize_t, (int fd, const void *from, size_t count, off64_t at), (int, const void *, size_t, off64_t),
+CHANGE(pwrite64, ssize_t, (int fd, const void *from, size_t count, off64_t at),
+       (int, const void *, size_t, off64_t),
        (fd, from, count, at))
 CHANGE(pwritev, ssize_t, (int fd, const struct iovec *from, int count, off_t at),
        (int, const struct iovec *, int, off_t), (fd, from, count, at))

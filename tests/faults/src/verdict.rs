@@ -1,4 +1,5 @@
-//! Judges the history file of a run: each key by the checker, and the keys of appends once more, in so many words.
+//! Judges the history file of a run: each key by the checker, and the keys of appends once more, in so many
+//! words.
 
 use crate::workload::LOGS;
 use anyhow::{Context, Result};
@@ -140,9 +141,9 @@ fn by_key(history: &History) -> Result<BTreeMap<String, History>> {
     Ok(keys)
 }
 
-/// Holds the last read of a key of appends against what was appended: what was acknowledged stands there once, what
-/// is unknown at most once, each process's in its order, and nothing else does. Returns how many were acknowledged,
-/// and what is wrong.
+/// Holds the last read of a key of appends against what was appended: what was acknowledged stands there
+/// once, what is unknown at most once, each process's in its order, and nothing else does. Returns how many
+/// were acknowledged, and what is wrong.
 fn appends(key: &str, history: &History) -> (u64, Vec<String>) {
     let (mut acknowledged, mut possible) = (Vec::new(), BTreeSet::new());
     let mut last = None;
@@ -195,8 +196,8 @@ mod tests {
         recorder.history()
     }
 
-    /// Appends are missed, and noticed where they stand twice, failed or come from nowhere; an unknown one may stand
-    /// there or not.
+    /// Appends are missed, and noticed where they stand twice, failed or come from nowhere; an unknown one
+    /// may stand there or not.
     #[test]
     fn appends_are_counted() {
         for right in ["1.1,", "1.1,1.2,"] {

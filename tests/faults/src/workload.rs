@@ -1,5 +1,5 @@
-//! What clients ask for: a few dozen keys at a time, of which each is followed by a new one before its history grows
-//! too long to be judged.
+//! What clients ask for: a few dozen keys at a time, of which each is followed by a new one before its
+//! history grows too long to be judged.
 
 use crate::calls::{Caller, Reads};
 use crate::journal::Journal;
@@ -14,7 +14,8 @@ use tokio::sync::watch;
 /// How many keys are worked on at a time.
 const SLOTS: usize = 24;
 
-/// A key is followed by the next after so many operations, or so many of unknown outcome: these make judging hard.
+/// A key is followed by the next after so many operations, or so many of unknown outcome: these make judging
+/// hard.
 const OPERATIONS_MAX: u32 = 120;
 const UNKNOWN_MAX: u32 = 10;
 

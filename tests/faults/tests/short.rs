@@ -14,13 +14,14 @@ const PACE: Duration = Duration::from_secs(1);
 fn seed() -> u64 {
     match std::env::var(VARIABLE) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{VARIABLE} must be a whole number, not {text}")),
-        // A hasher's keys are the standard library's one source of randomness; a small number is easier to say again.
+        // A hasher's keys are the standard library's one source of randomness; a small number is easier to
+        // say again.
         Err(_) => RandomState::new().hash_one("faults") % 1_000_000,
     }
 }
 
-/// While five clients work on three processes that are killed, stopped, cut off and misled, and whose disks fail,
-/// nobody sees what a correct store could not have shown, and nothing acknowledged is lost.
+/// While five clients work on three processes that are killed, stopped, cut off and misled, and whose disks
+/// fail, nobody sees what a correct store could not have shown, and nothing acknowledged is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_see_a_correct_store_under_faults() {
     let folder =

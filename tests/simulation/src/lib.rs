@@ -5,11 +5,9 @@
 //! ```text
 //!   seed ─▶ plan ─▶ faults ──────┐           sentinel: looks at all replicas, all the while
 //!            │                   ▼                         │
-//!            ├──▶ clients ─▶ http ─▶ fleet of nodes ─▶ wire, disk, clock
-//!            └──▶ operator ─▶  "             │             │
-//!                    │                       └──▶ trace ◀──┘   every event, hashed
-//!                    ▼
-//!            history ─▶ checker        verdict
+//!            ├──▶ clients, walkers ─▶ http ─▶ fleet of nodes ─▶ wire, disk, clock
+//!            │       └─▶ history ─▶ checker           │             │
+//!            └──▶ operator ─▶ http                    └──▶ trace ◀──┘   every event, hashed
 //! ```
 //!
 //! # What a run does
@@ -28,8 +26,15 @@
 //!
 //! # What is missing
 //!
-//! Timers follow one clock: the rate of a node's timers cannot drift. Streams deliver in order, as TCP does;
-//! what is reordered and doubled are requests and connections. Nodes do not join, and are not wiped.
+//! Timers follow one clock: the rate of a node's timers cannot drift, and those of a paused node go on, while its
+//! network and its disk stand still. Streams deliver in order, as TCP does; what is reordered and doubled are
+//! requests and connections. Nodes do not join; one that has lost its disk comes back. A scan is checked key by
+//! key, and keys that it leaves out are not missed.
+//!
+//! # Whether it would notice
+//!
+//! [`mutants`] leaves out one guarantee of the product after the other, and a run must fail: see
+//! docs/reference/mutations.md.
 
 pub mod clients;
 pub mod clock;

@@ -57,11 +57,11 @@ fn nodes_change_places() {
     let mut rig = Rig::born(3, 1);
     let at = |id: u64, of: u64| NodeSpec { peer: spec(of, "", 1).peer, ..spec(id, "", 1) };
     let nowhere = |id: u64| NodeSpec { peer: String::new(), ..spec(id, "", 1) };
-    for (id, of) in [(1, 2), (2, 3), (3, 1)] {
+    for (id, of) in [(1, 2), (2, 3)] {
         assert!(matches!(rig.tell(join(id, at(id, of))), Err(ControllerError::Invalid { .. })));
         rig.tell(join(id, nowhere(id))).unwrap();
     }
-    for (id, of) in [(1, 2), (2, 3), (3, 1)] {
+    for (id, of) in [(3, 1), (1, 2), (2, 3)] {
         rig.tell(join(id, at(id, of))).unwrap();
     }
     let map = rig.controller.cluster_map().unwrap();

@@ -1,6 +1,6 @@
-//! Each node in a network namespace, joined by veth pairs to one bridge on which clients stand. Packets are dropped
-//! where they arrive, by the namespace's own packet filter: silently, as a broken link does, and in one direction
-//! where that is wanted.
+//! Each node in a network namespace, joined by veth pairs to one bridge on which clients stand. Packets are
+//! dropped where they arrive, by the namespace's own packet filter: silently, as a broken link does, and in
+//! one direction where that is wanted.
 
 use crate::command;
 use anyhow::{Context, Result, bail};
@@ -147,7 +147,8 @@ impl Namespaces {
 
 impl Drop for Namespaces {
     fn drop(&mut self) {
-        // Whatever is not there was not made. A pair disappears with one of its ends, an end with its namespace.
+        // Whatever is not there was not made. A pair disappears with one of its ends, an end with its
+        // namespace.
         for node in 1..=self.nodes {
             command::succeeds(&["ip", "link", "del", &self.outer(node)]);
             command::succeeds(&["ip", "netns", "del", &self.space(node)]);

@@ -1,9 +1,10 @@
 //! A proxy before each node, for machines on which no packet can be dropped: bytes are held instead. Whose a
-//! connection is the proxy finds out as the kernel knows it: the socket at its other end belongs to a process, and
-//! the process to a node. So nothing of the nodes' own protocol is known here.
+//! connection is the proxy finds out as the kernel knows it: the socket at its other end belongs to a
+//! process, and the process to a node. So nothing of the nodes' own protocol is known here.
 //!
-//! What TCP would do with packets that are lost is imitated: bytes that a cut link holds arrive when it is healed,
-//! unless the connection was given up meanwhile; a lost packet is bytes that come late, with all behind them.
+//! What TCP would do with packets that are lost is imitated: bytes that a cut link holds arrive when it is
+//! healed, unless the connection was given up meanwhile; a lost packet is bytes that come late, with all
+//! behind them.
 
 use crate::network::PEER_PORT;
 use crate::process::Pids;
@@ -156,7 +157,8 @@ impl Proxy {
             return;
         }
         let Ok(called) = TcpStream::connect(self.behind).await else { return };
-        // Small messages leave at once here; where they do not, a caller waits for them as it would without us.
+        // Small messages leave at once here; where they do not, a caller waits for them as it would without
+        // us.
         if caller.set_nodelay(true).and_then(|()| called.set_nodelay(true)).is_err() {
             return;
         }
@@ -241,7 +243,8 @@ fn inode(local: SocketAddr) -> Option<u64> {
     let wanted = format!("{address:08X}:{:04X}", local.port());
     let table = fs::read_to_string("/proc/net/tcp").ok()?;
     let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    // The second column is the socket's own address, the third the other end's; a listening one has none there.
+    // The second column is the socket's own address, the third the other end's; a listening one has none
+    // there.
     let mut found = rows.filter(|row| row.get(1) == Some(&wanted.as_str()) && row.get(3) != Some(&"0A"));
     found.next()?.get(9)?.parse().ok()
 }
@@ -260,7 +263,8 @@ mod tests {
         drop(called);
     }
 
-    /// A cut link holds what is sent over it and lets the other direction pass; healed, it gives everything on.
+    /// A cut link holds what is sent over it and lets the other direction pass; healed, it gives everything
+    /// on.
     #[tokio::test]
     async fn cut_links_hold_one_direction() {
         let pids = Pids::default();

@@ -1,0 +1,163 @@
+//! Guarantees that are left out are noticed, and nobody leaves one out but here: the short form of what
+//! docs/reference/mutations.md tells of all.
+
+#![expect(clippy::print_stdout, reason = "which seed it was, and what noticed")]
+
+mod child;
+
+use child::run;
+use raftstore::mutation::Mutation;
+use serde_json::Value;
+use simulation::report::Check;
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+/// How many seeds are tried: what the product does moves on, and with it what a seed does.
+const TRIES: u64 = 12;
+
+/// For how long clients call and faults happen, in simulated seconds.
+const SECONDS: u64 = 12;
+
+/// Seeds that are known to pass where nothing is left out: several tests ask that of the same.
+static WELL: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+
+/// One of the seeds from `first` on fails without the guarantee, by one of `checks`, and passes with it.
+fn is_noticed(mutation: Mutation, first: u64, checks: &[Check]) {
+    let name = mutation.name();
+    let noticed = (first..first + TRIES).find_map(|seed| {
+        let violation = run(seed, SECONDS, &["--mutation", name]).violations.into_iter().next()?;
+        Some((seed, violation))
+    });
+    let (seed, violation) =
+        noticed.unwrap_or_else(|| panic!("{name}: {TRIES} seeds from {first}, nothing noticed"));
+    println!("{name}, seed {seed}: {violation}");
+    assert!(checks.contains(&violation.check), "{name}, seed {seed}: {violation}");
+    let mut well = WELL.lock().unwrap_or_else(PoisonError::into_inner);
+    if !well.contains(&seed) {
+        let violations = run(seed, SECONDS, &[]).violations;
+        assert!(violations.is_empty(), "seed {seed} without {name}: {violations:?}");
+        well.insert(seed);
+    }
+}
+
+/// A log that is never synced is noticed at the first loss of power.
+#[test]
+fn skipped_syncs_are_noticed() {
+    is_noticed(Mutation::SkipSync, 1, &[Check::Start, Check::EvenReplicas, Check::Linearizability]);
+}
+
+/// A write that takes effect twice is noticed by the clients' history.
+#[test]
+fn writes_carried_out_twice_are_noticed() {
+    is_noticed(Mutation::SkipSessionTable, 1, &[Check::Linearizability]);
+}
+
+/// Reads that no quorum has confirmed are noticed by the clients' history, or where a shard has moved meanwhile.
+#[test]
+fn stale_reads_are_noticed() {
+    is_noticed(Mutation::ReadWithoutReadIndex, 1, &[Check::Linearizability, Check::OneGroup]);
+}
+
+/// A shard that arrives without its sessions is noticed by the first client that writes on.
+#[test]
+fn forgotten_sessions_are_noticed() {
+    is_noticed(Mutation::ForgetSessionsInMove, 1, &[Check::Sessions]);
+}
+
+/// A shard that is served without the end of its copy is noticed by the clients' history.
+#[test]
+#[ignore = "ten of these take minutes in a debug build: --include-ignored"]
+fn lost_tails_are_noticed() {
+    is_noticed(Mutation::ActivateBeforeLastTail, 1, &[Check::Linearizability, Check::EvenReplicas]);
+}
+
+/// Acknowledging while the disk still syncs is noticed where the power goes just then.
+#[test]
+#[ignore = "ten of these take minutes in a debug build: --include-ignored"]
+fn early_acknowledgements_are_noticed() {
+    is_noticed(
+        Mutation::AcknowledgeBeforeSync,
+        7,
+        &[Check::Start, Check::EvenReplicas, Check::Linearizability],
+    );
+}
+
+/// A quorum that lacks one vote is noticed once a leader that committed so is replaced.
+#[test]
+#[ignore = "ten of these take minutes in a debug build: --include-ignored"]
+fn missing_votes_are_noticed() {
+    let checks = [Check::EvenReplicas, Check::Linearizability, Check::Panic, Check::Stop, Check::Rest];
+    is_noticed(Mutation::CommitOneVoteTooFew, 1, &checks);
+}
+
+/// Reads that a shard's former group answers are noticed by the clients' history.
+#[test]
+#[ignore = "ten of these take minutes in a debug build: --include-ignored"]
+fn reads_after_the_freeze_are_noticed() {
+    is_noticed(Mutation::ServeReadsAfterFreeze, 8, &[Check::Linearizability]);
+}
+
+/// A machine that is restored without what changed behind its copy is noticed beside any other replica.
+#[test]
+#[ignore = "ten of these take minutes in a debug build: --include-ignored"]
+fn snapshots_without_tails_are_noticed() {
+    is_noticed(Mutation::RestoreSnapshotWithoutTail, 11, &[Check::EvenReplicas, Check::Linearizability]);
+}
+
+/// A move whose end is judged by an outdated map is noticed where two groups serve the shard.
+#[test]
+fn ignored_epochs_are_noticed() {
+    is_noticed(Mutation::IgnoreEpoch, 10, &[Check::OneGroup]);
+}
+
+/// The dependencies of each of our packages, and its features, as cargo describes them.
+fn packages() -> Vec<Value> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo can be started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
+    metadata["packages"].as_array().expect("packages are a list").clone()
+}
+
+/// Nobody asks for mutations but the simulator, no default feature has them, and the binary that people run says at
+/// compile time that it does not.
+#[test]
+fn nobody_else_leaves_guarantees_out() {
+    let asks = |feature: &Value| feature.as_str().is_some_and(|feature| feature.contains("mutations"));
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let (mut asked_by, mut offered_by) = (BTreeSet::new(), BTreeSet::new());
+    for package in packages() {
+        let name = package["name"].as_str().expect("packages have names").to_owned();
+        if list(&package["dependencies"]).iter().any(|on| list(&on["features"]).iter().any(asks)) {
+            asked_by.insert(name.clone());
+        }
+        let features = package["features"].as_object().expect("features have names");
+        assert!(!features.get("default").is_some_and(|default| list(default).iter().any(asks)), "{name}");
+        if features.keys().any(|feature| feature == "mutations") {
+            offered_by.insert(name);
+        }
+    }
+    assert_eq!(asked_by, BTreeSet::from(["simulation".to_owned()]));
+    assert_eq!(offered_by, BTreeSet::from(["kvserver".to_owned(), "raftstore".to_owned()]));
+    let main = include_str!("../../../flotilla/src/main.rs");
+    assert!(
+        main.contains("assert!(!raftstore::mutation::COMPILED || cfg!(debug_assertions)"),
+        "the binary's word"
+    );
+}
+
+/// The reference names every mutation, as caught.
+#[test]
+fn every_mutation_is_caught_in_the_reference() {
+    let page = include_str!("../../../docs/reference/mutations.md");
+    for mutation in Mutation::ALL {
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{mutation}` | ")));
+        let row = row.unwrap_or_else(|| panic!("{mutation} is missing: run the simulator with --page"));
+        assert!(!row.contains("not caught"), "{row}");
+    }
+}
