@@ -80,7 +80,7 @@ impl fmt::Display for Mutation {
 pub use enabled::{is_on, turn_on};
 
 #[cfg(feature = "mutations")]
-pub(crate) use enabled::{grants, granted};
+pub(crate) use enabled::{granted, grants};
 
 /// Whether the product lacks this guarantee: never.
 #[cfg(not(feature = "mutations"))]

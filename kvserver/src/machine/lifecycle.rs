@@ -25,7 +25,8 @@ use raftstore::mutation::{Mutation, is_on};
 use std::sync::PoisonError;
 
 /// What was dropped and is still to be freed; that takes a second or so for a gigabyte, so nobody should wait
-/// for it.
+/// for it. Nor should it happen at once: an allocator that is given millions of pieces sorts them while the next
+/// who want memory wait, for as long again.
 #[derive(Debug, Default)]
 #[must_use = "dropping it frees the memory: not under a lock for which others wait"]
 pub struct Garbage {
@@ -38,6 +39,23 @@ impl Garbage {
     /// Whether there is nothing to free.
     pub fn is_empty(&self) -> bool {
         self.shards.is_empty() && self.places.is_empty()
+    }
+
+    /// Frees up to so many records.
+    pub fn free(&mut self, records: usize) {
+        for _ in 0..records {
+            if let Some(shard) = self.shards.last_mut() {
+                if shard.data.pop_first().is_none() && shard.sessions.pop_first().is_none() {
+                    self.shards.pop();
+                }
+            } else if let Some(places) = self.places.last_mut() {
+                if places.pop_first().is_none() {
+                    self.places.pop();
+                }
+            } else {
+                return;
+            }
+        }
     }
 }
 
@@ -292,4 +310,43 @@ fn judge_piece(
         }
         PieceEnd::Activate => served,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proto::{Command, Expect, GroupId, Operation, Write};
+    use raftstore::{Machine, Moment};
+
+    /// What was dropped is freed as little at a time as is asked for, to its end.
+    #[test]
+    fn garbage_is_freed_bit_by_bit() {
+        const KEYS: usize = 100;
+        let mut machine = KvMachine::new();
+        let shard = ShardId(3);
+        let mut take = |command: &Command<'_>| -> Bytes {
+            machine.apply(Moment { index: 1, time_ms: 1 }, &proto::encode(command))
+        };
+        take(&Command::Own { shards: [shard].into_iter().collect(), epoch: Epoch(1) });
+        for number in 0..KEYS {
+            let key = number.to_string();
+            let operation = Operation::Put { key: key.as_bytes(), value: b"v", expect: Expect::Any };
+            take(&Command::Write(Write { shard, stamp: None, operation }));
+        }
+        for step in [MoveStep::Export, MoveStep::Freeze { to: GroupId(2) }, MoveStep::Drop] {
+            take(&Command::Move(MoveCommand { shard, epoch: Epoch(2), step }));
+        }
+        assert!(!machine.is_swept());
+        let mut garbage = machine.take_garbage();
+        assert!(machine.is_swept() && !garbage.is_empty());
+        let mut rounds = 0;
+        while !garbage.is_empty() {
+            let before = garbage.shards.first().map_or(0, |shard| shard.data.len());
+            garbage.free(10);
+            assert!(garbage.shards.first().map_or(0, |shard| shard.data.len()) + 10 >= before);
+            rounds += 1;
+        }
+        assert!((KEYS / 10..=KEYS / 10 + 2).contains(&rounds), "{rounds}");
+    }
 }
