@@ -10,7 +10,7 @@ use crate::birth::BornWith;
 use crate::config::{Join, NodeConfig};
 use crate::node::StartError;
 use proto::{ClusterMap, Epoch, NodeState};
-use raftstore::{Clock, Host, HostConfig, Network, SimulatedDisk};
+use raftstore::{Address, Clock, Host, HostConfig, Network, SimulatedDisk};
 use shardctrler::{ControllerHandle, SeedError, map_of, silence_of};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -62,11 +62,13 @@ pub(crate) async fn introduce(
 async fn find(host: &Host, config: &NodeConfig, join: &Join) -> Result<ClusterMap, String> {
     let mut map = first_map(host, join).await?;
     let node = config.node;
-    let other = map.nodes.iter().find(|view| {
-        view.node != node && view.state != NodeState::Dead && view.spec.peer == join.address.peer
-    });
-    if let Some(other) = other {
-        return Err(format!("the address {} is that of {} already", join.address.peer, other.node));
+    for other in map.nodes.iter().filter(|view| view.node != node && view.state != NodeState::Dead) {
+        let Address { peer, http } = &join.address;
+        let taken =
+            [(peer, &other.spec.peer), (http, &other.spec.http)].into_iter().find(|(own, its)| own == its);
+        if let Some((address, _)) = taken {
+            return Err(format!("the address {address} is that of {} already", other.node));
+        }
     }
     let began = Instant::now();
     let mut told = false;

@@ -127,6 +127,17 @@ async fn settled(node: &Node, without: &[u64]) -> Value {
     .await
 }
 
+/// Waits until a node has a vote in so many groups, by its own word: the map names voters by number, and for a moment
+/// after a node has joined on another disk it still means the one that was lost.
+async fn votes_in(node: &Node, groups: usize) {
+    eventually("the node has its votes", || async {
+        let status = node.get_json("/v1/status").await?;
+        let votes = |group: &&Value| group["role"] == "follower" || group["role"] == "leader";
+        (status["groups"].as_array()?.iter().filter(votes).count() == groups).then_some(())
+    })
+    .await;
+}
+
 /// How many groups of data each running node leads, by its own word.
 async fn leaders(cluster: &Cluster) -> Option<Vec<usize>> {
     let mut leaders = Vec::new();
@@ -219,6 +230,7 @@ async fn a_wiped_node_comes_back() {
     cluster.node(3).start();
     writer.goes_on(50).await;
     cluster.node(3).ready().await;
+    votes_in(&cluster.nodes()[2], 3).await;
     settled(&cluster.nodes()[2], &[]).await;
     assert!(cluster.node(3).log().contains("it joins anew"), "{}", cluster.node(3).log_end());
     writer.goes_on(50).await;

@@ -21,8 +21,8 @@ use proto::{CopyToken, Epoch, LifecycleAnswer, MoveCommand, MoveStep, PieceEnd, 
 use raftstore::ProposeError;
 use std::sync::Arc;
 
-/// The most pieces on their way: while some are committed, the next are fetched. Three times as many moved a
-/// shard a tenth faster where processors were short, and had reads of other shards wait half as long again.
+/// The most pieces on their way: while some are committed, the next are fetched. Where processors are short,
+/// more of them only have everybody else wait longer.
 pub(super) const WINDOW_PIECES: u64 = 4;
 
 /// About how many bytes are asked for at once: each node's machine is held for less than a millisecond to

@@ -181,10 +181,14 @@ async fn bad_joins_are_refused() {
     let other_cluster = NodeConfig { cluster: "other".into(), ..joiner(&fleet, 4, &[1]) };
     let mut taken_address = joiner(&fleet, 4, &[1]);
     taken_address.join.as_mut().unwrap().address.peer = "n2:1".into();
+    let mut taken_http = joiner(&fleet, 4, &[1]);
+    taken_http.join.as_mut().unwrap().address.http =
+        map(fleet.door(1)).await["nodes"][1]["http"].as_str().unwrap().to_owned();
     for (config, reason) in [
         (nobody, "no seed has answered: n9:1"),
         (other_cluster, r#"n1:1: cluster does not match: you are of "other", this node is of "test""#),
         (taken_address, "the address n2:1 is that of n2 already"),
+        (taken_http, "is that of n2 already"),
     ] {
         let why = refused(&mut fleet, 4, config).await;
         assert!(why.contains(reason), "{why}");

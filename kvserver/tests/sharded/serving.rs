@@ -77,17 +77,29 @@ async fn said_by(cluster: &Cluster, group: u64, operations: &[Operation<'_>]) ->
         items: items.collect(),
     };
     let body = [&group.to_le_bytes()[..], &proto::encode(&batch)].concat();
-    let reply = cluster.ask_as_peer(cluster.leader(group).await, BATCH_SERVICE, body).await.unwrap();
-    let reply: BatchReply<'_> = proto::decode(&reply).unwrap();
-    reply.answers.into_iter().map(|answer| answer.err().map(|error| error.code)).collect()
+    // Whoever was seen to lead may have handed that over before it was asked.
+    eventually("the group's leader answers", async || {
+        let reply =
+            cluster.ask_as_peer(cluster.leader(group).await, BATCH_SERVICE, body.clone()).await.unwrap();
+        let reply: BatchReply<'_> = proto::decode(&reply).unwrap();
+        let codes = reply.answers.into_iter().map(|answer| answer.err().map(|error| error.code));
+        let codes: Vec<Option<Code>> = codes.collect();
+        let led = !codes.iter().any(|code| matches!(code, Some(Code::NotLeader { .. } | Code::NoLeader)));
+        led.then_some(codes)
+    })
+    .await
 }
 
 /// Whether a group refuses to read and to write a key, for the reason that it is another's.
 async fn refuses(cluster: &Cluster, group: u64, key: &str) -> bool {
-    let key = key.as_bytes();
-    let put = Operation::Put { key, value: b"never", expect: Expect::Any };
-    let said = said_by(cluster, group, &[Operation::Get { key }, put]).await;
-    said.iter().all(|code| matches!(code, Some(Code::WrongGroup { .. })))
+    let bytes = key.as_bytes();
+    let put = Operation::Put { key: bytes, value: b"never", expect: Expect::Any };
+    let said = said_by(cluster, group, &[Operation::Get { key: bytes }, put]).await;
+    let refused = said.iter().all(|code| matches!(code, Some(Code::WrongGroup { .. })));
+    if !refused {
+        println!("g{group} says of {key:?}: {said:?}");
+    }
+    refused
 }
 
 /// Whether a group reads a key.
