@@ -25,16 +25,18 @@ async fn status_without_a_quorum() {
     }
     let lost = eventually("the lost quorum is shown", || async {
         let status = status(&[]).await;
-        (status.code() == Some(1)).then_some(status)
+        // The controller's group, which may have had another leader, is shown as lost at a moment of its own.
+        stdout(&status).contains(&format!("NOT SERVING  n{leader}")).then_some(status)
     })
     .await;
     let text = stdout(&lost);
-    assert!(text.contains(&format!("NOT SERVING  n{leader}")) && lost.stderr.is_empty(), "{text}");
+    assert!(lost.code() == Some(1) && lost.stderr.is_empty(), "{text}");
     assert!(followers.iter().all(|node| text.contains(&format!("n{node} (unreachable)"))), "{text}");
     let lost = status(&["--output", "json"]).await;
     assert_eq!(lost.code(), Some(1));
     let json: Value = serde_json::from_slice(&lost.stdout).expect("JSON was asked for");
-    assert_eq!(json["groups"][0]["state"], "not_serving", "{json}");
+    let of_g1 = json["groups"].as_array().expect("a list").iter().find(|group| group["id"] == 1);
+    assert_eq!(of_g1.expect("g1 is shown")["state"], "not_serving", "{json}");
     let cluster_view =
         cluster.node(leader).get_json("/v1/cluster").await.expect("a node alone still answers");
     assert_eq!(cluster_view["groups"][0]["serving"], false, "{cluster_view}");
