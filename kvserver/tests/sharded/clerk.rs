@@ -30,12 +30,19 @@ pub(crate) struct Clerk {
     dice: StdRng,
     requests: u64,
     appended: u64,
+    named: bool,
 }
 
 impl Clerk {
     pub(crate) fn new(cluster: Arc<Cluster>, id: u64, seed: u64) -> Self {
         let dice = StdRng::seed_from_u64(seed ^ (id << 32));
-        Self { cluster, id, dice, requests: 0, appended: 0 }
+        Self { cluster, id, dice, requests: 0, appended: 0, named: true }
+    }
+
+    /// Its writes have no names: said again after a lost answer, they take effect twice, and the check says so.
+    pub(crate) fn without_names(mut self) -> Self {
+        self.named = false;
+        self
     }
 
     pub(crate) async fn put(&mut self, key: &str, value: &str) {
@@ -111,11 +118,11 @@ impl Clerk {
         let doors = self.cluster.doors();
         let door: &Door = doors.get(self.dice.random_range(0..doors.len().max(1)))?;
         let path = format!("/v1/kv/{key}?timeout={ATTEMPT_MS}");
-        let once = ("idempotency-key", name);
+        let once = self.named.then_some(("idempotency-key", name));
         let (method, headers, body) = match what {
             What::Get => (Method::GET, None, String::new()),
-            What::Put(value) => (Method::PUT, Some(once), value.clone()),
-            What::Append(value) => (Method::POST, Some(once), value.clone()),
+            What::Put(value) => (Method::PUT, once, value.clone()),
+            What::Append(value) => (Method::POST, once, value.clone()),
         };
         let unreliable = self.cluster.is_unreliable();
         if unreliable {
