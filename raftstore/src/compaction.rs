@@ -67,10 +67,19 @@ fn spreads(due_bytes: u64, spread_over: u64) -> bool {
 ///
 /// While it is made, the disk holds the last one, the new one and the log since the last one. What the log grows by
 /// meanwhile may count twice, for it may be copied again. So the more the last one takes beyond the data, the sooner
-/// the next one begins; half of the last one is the most, for a restart replays what is in the log.
+/// the next one begins.
 fn due_bytes(config: &RaftConfig, last_bytes: u64, data_bytes: u64) -> u64 {
     let room = room(config, last_bytes, data_bytes, data_bytes / COPY_ROOM_SHARE);
-    room.min(last_bytes / 2).max(data_bytes / LEAST_DUE_SHARE).max(config.snapshot_log_bytes_min)
+    room.min(replayed_bytes_max(last_bytes, data_bytes)).max(data_bytes / LEAST_DUE_SHARE).max(config.snapshot_log_bytes_min)
+}
+
+/// The most bytes of log that a restart should have to replay. It reads the last snapshot as well, so where data is
+/// overwritten half of that is enough: a restart takes half as long again as one that finds a fresh snapshot. Where the
+/// data grows, what is in the log is data that a fresh snapshot would hold, too: making one sooner would spare a restart
+/// little, and write the data over and over. Then each snapshot is three times the one before it.
+fn replayed_bytes_max(last_bytes: u64, data_bytes: u64) -> u64 {
+    let grown = data_bytes.saturating_add(data_bytes / 2).saturating_sub(last_bytes);
+    grown.min(data_bytes / 3 * 2).max(last_bytes / 2)
 }
 
 /// The most bytes of log that are held for a follower.
@@ -275,12 +284,27 @@ mod tests {
         let due = |last: u64, data: u64| due_bytes(&config, last * MIB, data * MIB) / MIB;
         let (small, large) =
             ([due(0, 0), due(100, 100), due(0, 1_024)], [due(1_000, 1_000), due(1_536, 1_024)]);
-        assert_eq!((small, large), ([64, 64, 128], [500, 128]));
+        assert_eq!((small, large), ([64, 64, 682], [500, 128]));
         for last in (512..1_500).step_by(16) {
             let taken = last + 1_024 + due(last, 1_024);
             let left = disk_bytes_max(&config, 1_024 * MIB) / MIB - taken;
             assert!(left >= 512, "{left} MiB left after a snapshot of {last}");
         }
+    }
+
+    /// Data that only grows is written into snapshots about once and a half in all, not over and over: each makes the
+    /// next one due when it has become three times as large.
+    #[test]
+    fn growing_data_is_not_copied_over_and_over() {
+        const MIB: u64 = 1 << 20;
+        let config = RaftConfig::default();
+        let (mut last, mut written) = (128, 0);
+        for data in 128..=4_096 {
+            if data - last >= due_bytes(&config, last * MIB, data * MIB) / MIB {
+                (last, written) = (data, written + data);
+            }
+        }
+        assert!(last >= 4_096 / 3 && written < last * 3 / 2, "{written} MiB were copied, {last} at last");
     }
 
     /// Data that has shrunk to less than half of the last snapshot makes one due, though nothing was written; a little

@@ -34,7 +34,8 @@ pub struct RaftConfig {
     /// The most reads of one group that wait for the leader to be confirmed (16,384).
     pub reads_waiting_max: usize,
     /// A snapshot is made once this many bytes of entries were applied since the last one (64 MiB), or, where that is
-    /// more, half of the last one; sooner where that takes more than the data, because much was written beside it.
+    /// more, half of the last one, up to two thirds of the data where that has grown since; sooner where the last one
+    /// takes more than the data, because much was written beside it.
     /// Also one where the data has shrunk by at least this much, to less than half of the last one. Log and snapshots
     /// take at most three times the data, twice this and two segments; writers wait where they would exceed that. Raise it to
     /// write less, lower it to restart sooner.

@@ -278,7 +278,7 @@ fn due(last_bytes: u64) -> u64 {
 fn due_with_room<const EIGHTHS: u64>(last_bytes: u64) -> u64 {
     let (config, data_bytes) = (RaftConfig::default(), DATA as u64);
     let room = room(&config, last_bytes, data_bytes, data_bytes / 8 * EIGHTHS);
-    room.min(last_bytes / 2).max(data_bytes / LEAST_DUE_SHARE)
+    room.min(replayed_bytes_max(last_bytes, data_bytes)).max(data_bytes / LEAST_DUE_SHARE)
 }
 
 fn bound_mib() -> u64 {
