@@ -7,6 +7,7 @@ use crate::moves::{EndedMove, MoveProgress, Progress};
 use crate::node::CONTROLLER;
 use crate::replica;
 use crate::residence::expected;
+use crate::restoration::Restoration;
 use crate::router::{Router, Terms};
 use crate::service::{
     Answers, BatchAnswer, Call, ClusterGroup, ClusterLimits, ClusterNode, ClusterView, EndedMoveStatus,
@@ -68,6 +69,7 @@ pub(crate) struct Frontend {
     router: Arc<Router>,
     controller: Arc<ControllerHandle>,
     moves: Arc<Progress>,
+    restoration: Arc<Restoration>,
     stamps: Stamps,
     cluster: String,
     members: BTreeMap<NodeId, Address>,
@@ -84,12 +86,14 @@ impl Frontend {
         router: Arc<Router>,
         controller: Arc<ControllerHandle>,
         moves: Arc<Progress>,
+        restoration: Arc<Restoration>,
     ) -> Self {
         let http_time_max = Duration::from_millis(config.http.timeout_ms_max);
         Self {
             router,
             controller,
             moves,
+            restoration,
             stamps: Stamps::default(),
             cluster: config.cluster.clone(),
             members: config.members.clone(),
@@ -244,15 +248,15 @@ impl Service for Frontend {
             let why = self.controller.refused().map(|why| format!(": {why}")).unwrap_or_default();
             return Err(format!("node has not joined the cluster yet{why}"));
         }
-        let missing: Vec<String> = expected(&map, &self.router.host)
-            .filter_map(|group| match self.router.residents.get(group) {
+        let serving =
+            expected(&map, &self.router.host).filter_map(|group| match self.router.residents.get(group) {
                 Some(replica) if replica.has_vote() => replica.missing(self.touch_max),
                 None if has_vote(&map, group, &self.router.host) => {
                     Some(format!("replica of {group} is not open yet"))
                 }
                 Some(_) | None => None,
-            })
-            .collect();
+            });
+        let missing: Vec<String> = serving.chain(self.restoration.missing(&map)).collect();
         if missing.is_empty() { Ok(()) } else { Err(missing.join(", ")) }
     }
 
@@ -384,7 +388,7 @@ mod tests {
     use std::path::PathBuf;
     use tokio::task::JoinSet;
 
-    /// The front end of a node that the map has as its second.
+    /// The front end of a node that the map has as its second, and that is in service.
     fn frontend(router: &Arc<Router>) -> (Frontend, JoinSet<()>) {
         let map = ClusterMap::clone(&router.routes.map().unwrap());
         let spec = map.nodes[1].spec.clone();
@@ -408,8 +412,24 @@ mod tests {
         };
         let settings = Settings { seeds: BTreeMap::new(), named: Epoch(0), spec, birth: None };
         let (controller, tasks) = ControllerHandle::start(router.host.clone(), None, settings);
+        let restoration = restoration(router);
+        restoration.follow(&ClusterMap { groups: vec![], ..map.clone() });
         controller.learn(map);
-        (Frontend::new(&config, router.clone(), controller, Arc::default()), tasks)
+        (Frontend::new(&config, router.clone(), controller, Arc::default(), restoration.into()), tasks)
+    }
+
+    fn restoration(router: &Router) -> Restoration {
+        Restoration::new(router.host.node(), router.host.incarnation(), true)
+    }
+
+    /// A node that starts is not ready as long as a group lacks the vote that it is to have here.
+    #[tokio::test]
+    async fn a_vote_that_a_group_lacks_is_waited_for() {
+        let bench = Bench::start().await;
+        let router = bench.neighbour().await;
+        let (frontend, _tasks) = frontend(&router);
+        let starts = Frontend { restoration: restoration(&router).into(), ..frontend };
+        assert_eq!(starts.readiness(), Err("g1 has 1 of 2 voters".to_owned()));
     }
 
     /// A replica that waits to be added is said to wait, takes its node out of no service, and hides nobody's leader.

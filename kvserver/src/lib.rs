@@ -22,6 +22,7 @@ mod node;
 mod refusal;
 mod replica;
 mod residence;
+mod restoration;
 mod router;
 mod routes;
 pub mod service;

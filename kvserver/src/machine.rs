@@ -40,6 +40,7 @@ mod usage;
 
 pub use events::{Change, Event};
 pub use lifecycle::Garbage;
+pub(crate) use piece::check as check_piece;
 pub use scan::ScanRange;
 pub use shard_copy::{
     EXPORT_BYTES_MAX, Held, SHARD_COPIES_MAX, ShardCopyEnded, ShardCopyRefused, ShardCopyStep,
@@ -53,8 +54,8 @@ use exactly_once::{Admission, SessionBounds};
 use idleness::Idleness;
 use outcome::Outcome;
 use proto::{
-    Answer, Code, Command, Error, Operation, Record, Reply, Revision, ShardId, ShardSet, ShardState, Stamp,
-    Write,
+    Answer, Code, Command, Error, MoveCommand, MoveStep, Operation, Record, Reply, Revision, ShardId,
+    ShardSet, ShardState, Stamp, Write,
 };
 use raftstore::mutation::{Mutation, is_on};
 use raftstore::{CopyId, CopyStep, LoadError, Machine, Moment};
@@ -241,9 +242,18 @@ impl KvMachine {
     }
 }
 
+/// A command, where this build can read it and the piece of a copy that it may carry.
+fn read(command: &[u8]) -> Result<Command<'_>, String> {
+    let command = proto::decode(command).map_err(|error| error.to_string())?;
+    if let Command::Move(MoveCommand { step: MoveStep::ImportPiece { bytes, .. }, .. }) = &command {
+        piece::check_version(bytes)?;
+    }
+    Ok(command)
+}
+
 impl Machine for KvMachine {
     fn apply(&mut self, at: Moment, command: &[u8]) -> Bytes {
-        let command = proto::decode(command).unwrap_or_else(|error| raftstore::unreadable(at, &error));
+        let command = read(command).unwrap_or_else(|why| raftstore::unreadable(at, &why));
         self.time_ms = self.time_ms.max(at.time_ms);
         self.expire_sessions();
         Bytes::from(match command {
@@ -255,6 +265,10 @@ impl Machine for KvMachine {
 
     fn time_ms(&self) -> u64 {
         self.time_ms
+    }
+
+    fn copy_bytes(&self) -> u64 {
+        self.total.copy_bytes()
     }
 
     fn copy_begin(&mut self) -> CopyId {

@@ -23,6 +23,7 @@ mod pipeline;
 pub mod progress;
 mod source;
 mod source_link;
+#[cfg(feature = "watch")]
 pub mod watch;
 
 pub(crate) use destination::Moves;

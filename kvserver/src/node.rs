@@ -10,6 +10,7 @@ use crate::joining;
 use crate::moves::{MOVE_SERVICE, Moves, Progress, Source};
 use crate::replica::Bounds;
 use crate::residence::{Residence, Residents, expected};
+use crate::restoration::Restoration;
 use crate::router::{BATCH_SERVICE, Router};
 use crate::routes::Routes;
 use crate::stewardship::Stewardship;
@@ -65,7 +66,7 @@ pub struct Node {
     controller: Arc<ControllerHandle>,
     server: http::Server,
     moves: Arc<Progress>,
-    watch: crate::moves::watch::Watch,
+    restoration: Arc<Restoration>,
     /// Everything that goes on beside requests.
     tasks: JoinSet<()>,
 }
@@ -169,7 +170,10 @@ impl Node {
         });
         let peers = Peers { router: router.clone(), controller: controller.clone(), source: source.clone() };
         host.set_services(Arc::new(peers));
-        let frontend = Frontend::new(config, router.clone(), controller.clone(), progress.clone());
+        let is_new = known.as_ref().is_none_or(|known| known.named == Epoch(0));
+        let restoration = Arc::new(Restoration::new(host.node(), host.incarnation(), is_new));
+        let frontend =
+            Frontend::new(config, router.clone(), controller.clone(), progress.clone(), restoration.clone());
         let (address, http) = (&config.http_listen, config.http.clone());
         let server = http::Server::bind_on(clients, address, http, Arc::new(frontend)).await?;
         if let Some(group) = group.filter(|_| is_first) {
@@ -189,12 +193,20 @@ impl Node {
             progress: progress.clone(),
         };
         tasks.spawn(moves.run());
-        let watch = crate::moves::watch::Watch::new(residents.clone(), controller.clone());
         let stewardship = Stewardship { controller: controller.clone(), residents: residents.clone() };
         tasks.spawn(stewardship.run());
-        let residence = Residence { host, controller, residents, bounds, born, known, disk: disk.clone() };
+        let residence = Residence {
+            host,
+            controller,
+            residents,
+            restoration: restoration.clone(),
+            bounds,
+            born,
+            known,
+            disk: disk.clone(),
+        };
         tasks.spawn(residence.run());
-        Ok(Self { router, controller: followed, server, moves: progress, watch, tasks })
+        Ok(Self { router, controller: followed, server, moves: progress, restoration, tasks })
     }
 
     /// Where clients reach this node, with the port that was taken for port 0.
@@ -208,8 +220,9 @@ impl Node {
     }
 
     /// This node's replicas, for tests.
-    pub fn watch(&self) -> &crate::moves::watch::Watch {
-        &self.watch
+    #[cfg(feature = "watch")]
+    pub fn watch(&self) -> crate::moves::watch::Watch {
+        crate::moves::watch::Watch::new(self.router.residents.clone(), self.controller.clone())
     }
 
     /// The moves that this node drives.
@@ -218,7 +231,8 @@ impl Node {
     }
 
     /// Waits until all replicas of data that the map wants on this node are open, know a leader and have recovered; for
-    /// those that wait to be added, too, which [readiness](crate::Service::readiness) does not ask for.
+    /// those that wait to be added, too, which [readiness](crate::Service::readiness) does not ask for; and until no
+    /// group lacks a vote for this node's sake, which it does.
     ///
     /// # Errors
     /// What is missing after `deadline`, for people.
@@ -240,7 +254,11 @@ impl Node {
                         for replica in open.into_iter().filter_map(|(_, replica)| replica) {
                             replica.ready(until.saturating_duration_since(Instant::now())).await?;
                         }
-                        return Ok(());
+                        let lacking = self.restoration.missing(&map);
+                        if lacking.is_empty() {
+                            return Ok(());
+                        }
+                        missing = lacking.join(", ");
                     }
                 }
             }

@@ -12,6 +12,7 @@ use crate::birth::BornWith;
 use crate::machine::KvMachine;
 use crate::node::CONTROLLER;
 use crate::replica::{Bounds, Replica};
+use crate::restoration::Restoration;
 use proto::{ClusterMap, GroupId, GroupView, Incarnation, NodeId, ShardId, ShardSet};
 use raftstore::{Address, Disk, Fatal, Group, Host, Member};
 use shardctrler::{ControllerHandle, ControllerMachine};
@@ -55,6 +56,7 @@ pub(crate) struct Residence {
     pub(crate) host: Arc<Host>,
     pub(crate) controller: Arc<ControllerHandle>,
     pub(crate) residents: Arc<Residents>,
+    pub(crate) restoration: Arc<Restoration>,
     pub(crate) bounds: Bounds,
     /// With what the cluster was born, as this node was told or its disk remembers.
     pub(crate) born: BornWith,
@@ -87,10 +89,13 @@ impl Residence {
             while births.try_join_next().is_some() {}
             let known = map.borrow_and_update().clone();
             let done = match known {
-                Some(map) => match self.note(&map).await {
-                    Ok(()) => self.settle(&map, &mut births).await,
-                    Err(fatal) => return self.host.fail(fatal),
-                },
+                Some(map) => {
+                    self.restoration.follow(&map);
+                    match self.note(&map).await {
+                        Ok(()) => self.settle(&map, &mut births).await,
+                        Err(fatal) => return self.host.fail(fatal),
+                    }
+                }
                 None => true,
             };
             let changed = async {

@@ -92,7 +92,7 @@ pub trait Service: Send + Sync + 'static {
     /// This node and its replicas, at a glance.
     fn status(&self) -> NodeStatus;
 
-    /// Whether this node's replicas of data that their groups count on serve.
+    /// Whether this node's replicas of data that their groups count on serve, and no group lacks a vote for its sake.
     ///
     /// # Errors
     /// What is missing, for people.

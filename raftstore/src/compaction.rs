@@ -70,7 +70,9 @@ fn spreads(due_bytes: u64, spread_over: u64) -> bool {
 /// the next one begins.
 fn due_bytes(config: &RaftConfig, last_bytes: u64, data_bytes: u64) -> u64 {
     let room = room(config, last_bytes, data_bytes, data_bytes / COPY_ROOM_SHARE);
-    room.min(replayed_bytes_max(last_bytes, data_bytes)).max(data_bytes / LEAST_DUE_SHARE).max(config.snapshot_log_bytes_min)
+    room.min(replayed_bytes_max(last_bytes, data_bytes))
+        .max(data_bytes / LEAST_DUE_SHARE)
+        .max(config.snapshot_log_bytes_min)
 }
 
 /// The most bytes of log that a restart should have to replay. It reads the last snapshot as well, so where data is

@@ -55,6 +55,11 @@ impl<M: Machine> Hosted for Group<M> {
 
     fn hand_over(&self, deadline: Duration) -> BoxFuture<'_, ()> {
         async move {
+            // Who is a quorum alone has nobody to hand it to, and nothing is wrong with that.
+            let is_alone = self.status().voters.len() <= 1;
+            if is_alone {
+                return;
+            }
             if let Err(reason) = Group::hand_over(self, None, deadline).await {
                 tracing::info!(group = %self.id(), %reason, "leadership was not handed over");
             }

@@ -48,6 +48,7 @@
 //!         Bytes::copy_from_slice(&self.0.to_le_bytes())
 //!     }
 //!     fn time_ms(&self) -> u64 { 0 }
+//!     fn copy_bytes(&self) -> u64 { 8 }
 //!     fn copy_begin(&mut self) -> CopyId { CopyId(0) }
 //!     fn copy_next(&mut self, _copy: CopyId, _bytes_max: usize) -> CopyStep {
 //!         CopyStep { bytes: self.0.to_le_bytes().to_vec(), remaining: 0 }

@@ -69,6 +69,10 @@ pub trait Machine: Send + Sync + 'static {
     /// machine has no use for time.
     fn time_ms(&self) -> u64;
 
+    /// About how many bytes a copy would take now. Asked several times a second, while others read: a machine that may
+    /// be large answers from what it counts anyway.
+    fn copy_bytes(&self) -> u64;
+
     /// Starts a copy.
     fn copy_begin(&mut self) -> CopyId;
 

@@ -107,11 +107,7 @@ impl<M: Machine> Shared<M> {
 
     /// About how many bytes a copy of the machine would take now.
     pub(crate) fn data_bytes(&self) -> u64 {
-        let mut state = self.lock_write();
-        let copy = state.machine.copy_begin();
-        let first = state.machine.copy_next(copy, 1);
-        state.machine.copy_end(copy);
-        first.remaining.saturating_add(first.bytes.len() as u64)
+        self.read(M::copy_bytes)
     }
 
     // A panic inside a machine stops the group's task; readers may still look at what it left, which is no

@@ -97,6 +97,7 @@
 mod api;
 pub mod bounds;
 mod controller;
+pub mod failpoint;
 mod handle;
 mod liveness;
 mod machine;

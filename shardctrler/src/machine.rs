@@ -54,6 +54,10 @@ impl Machine for ControllerMachine {
         0
     }
 
+    fn copy_bytes(&self) -> u64 {
+        proto::encode(&self.controller).len() as u64
+    }
+
     fn copy_begin(&mut self) -> CopyId {
         self.copies.begin()
     }

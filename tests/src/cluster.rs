@@ -1,6 +1,6 @@
 //! A cluster of processes, with its directory, its ports and its members' configuration.
 
-use crate::{Node, Ports, eventually};
+use crate::{Node, Ports, Program, eventually};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -15,11 +15,13 @@ pub struct Shape {
     pub groups: u32,
     /// Any settings, as `field=value`, the same on every node.
     pub settings: Vec<String>,
+    /// What every node is.
+    pub program: Program,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { nodes: 3, groups: 1, settings: Vec::new() }
+        Self { nodes: 3, groups: 1, settings: Vec::new(), program: Program::default() }
     }
 }
 
@@ -43,6 +45,7 @@ pub struct Cluster {
     peers: BTreeMap<u64, String>,
     /// What every node is told.
     settings: Vec<String>,
+    program: Program,
 }
 
 impl Cluster {
@@ -77,10 +80,12 @@ impl Cluster {
             ];
             settings.extend(shape.settings.iter().cloned());
             let args = settings.into_iter().flat_map(|setting| ["--set".into(), setting]).collect();
-            Node::new(u64::from(node) + 1, args, http(node), directory.path().join(format!("{name}.log")))
+            let log = directory.path().join(format!("{name}.log"));
+            Node::new(u64::from(node) + 1, args, http(node), log).run_by(shape.program.clone())
         });
         let peers = (0..shape.nodes).map(|node| (u64::from(node) + 1, peer(node))).collect();
-        Self { nodes: nodes.collect(), directory, peers, settings: shape.settings.clone() }
+        let (settings, program) = (shape.settings.clone(), shape.program.clone());
+        Self { nodes: nodes.collect(), directory, peers, settings, program }
     }
 
     /// Adds node `id`, which joins the others by asking `seeds`, in their order, and is not started yet.
@@ -100,7 +105,8 @@ impl Cluster {
         args.extend(["--data".to_owned(), data.display().to_string()]);
         args.extend(self.settings.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]));
         self.peers.insert(id, peer);
-        self.nodes.push(Node::new(id, args, http, self.directory.path().join(format!("{name}.log"))));
+        let log = self.directory.path().join(format!("{name}.log"));
+        self.nodes.push(Node::new(id, args, http, log).run_by(self.program.clone()));
         self.node(id)
     }
 

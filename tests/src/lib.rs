@@ -5,13 +5,15 @@
 //! from a printed seed ([`Dice`]), and leave nothing behind: dropping a cluster kills the processes that it started,
 //! and no others, and removes its directory. Where a test fails, the end of every node's log is shown.
 //!
-//! The binary is the one that cargo built beside the test; see [`binary`] for how a stale one is noticed.
+//! The binary is the one that cargo built beside the test; see [`binary`] for how a stale one is noticed. A
+//! test may run another [`Program`] in its place.
 
 mod binary;
 mod cluster;
 mod dice;
 mod http;
 mod node;
+mod operator;
 mod ports;
 mod wait;
 
@@ -19,6 +21,7 @@ pub use binary::binary;
 pub use cluster::{Cluster, Shape};
 pub use dice::Dice;
 pub use http::http;
-pub use node::{Node, Run, run};
+pub use node::{Node, Program, Run, run};
+pub use operator::Place;
 pub use ports::Ports;
 pub use wait::{PATIENCE, eventually};

@@ -32,7 +32,7 @@ impl Run {
 /// # Panics
 /// If it cannot be started, or does not end within [`PATIENCE`](crate::PATIENCE); it is killed then.
 pub async fn run<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Run {
-    let mut command = tokio::process::Command::from(command());
+    let mut command = tokio::process::Command::from(command(binary()));
     let command = command.args(args).stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(crate::PATIENCE, command).await;
     let output = output.expect("the command ends in time").expect("the binary can be started");
@@ -40,9 +40,10 @@ pub async fn run<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -
     Run { status: output.status, stdout: output.stdout, stderr }
 }
 
-/// The binary, with nothing of the surrounding environment that could change what it does.
-fn command() -> Command {
-    let mut command = Command::new(binary());
+/// The binary, or another program, with nothing of the surrounding environment that could change what it
+/// does.
+fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("FLOTILLA_") {
             command.env_remove(name);
@@ -58,13 +59,30 @@ pub struct Node {
     args: Vec<String>,
     http: String,
     log: PathBuf,
+    program: Program,
     child: Option<Child>,
+}
+
+/// What is run as a node.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    /// Where it is; `None` for [`binary`].
+    pub path: Option<PathBuf>,
+    /// Variables of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Node {
     /// A node that is not started yet. `args` follow `flotilla server`; the log is added to `log`.
     pub fn new(id: u64, args: Vec<String>, http: String, log: PathBuf) -> Self {
-        Self { id, args, http, log, child: None }
+        Self { id, args, http, log, program: Program::default(), child: None }
+    }
+
+    /// The same node, as another program.
+    #[must_use]
+    pub fn run_by(mut self, program: Program) -> Self {
+        self.program = program;
+        self
     }
 
     /// Its id.
@@ -89,9 +107,10 @@ impl Node {
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "n{} runs already", self.id);
         let log = open_log(&self.log);
-        let started = command()
+        let started = command(self.program.path.as_deref().unwrap_or_else(|| binary()))
             .arg("server")
             .args(&self.args)
+            .envs(self.program.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -1,11 +1,12 @@
-//! The crates' arrows, as drawn in docs/architecture: whatever is not allowed here is forbidden.
+//! The crates' arrows, as drawn in docs/architecture: whatever is not allowed here is forbidden. And who may ask for
+//! what only tests are to have.
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Who may depend on whom among our own crates. The binary and the tests may see everything below them.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("proto", &[]),
     ("raftstore", &["proto"]),
     ("flotilla-client", &["proto"]),
@@ -16,6 +17,10 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("checker", &[]),
     ("simulation", &["proto", "raftstore", "shardctrler", "flotilla-client", "kvserver", "checker"]),
     ("faults", &["flotilla-client", "checker", "tests"]),
+    (
+        "failpoints",
+        &["proto", "raftstore", "shardctrler", "flotilla-client", "kvserver", "bench", "checker", "tests"],
+    ),
     ("tests", &["proto", "raftstore", "shardctrler", "flotilla-client", "kvserver", "flotilla", "checker"]),
 ];
 
@@ -37,8 +42,8 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     declared().into_iter().map(named).collect()
 }
 
-/// Each of our crates with its dependencies as cargo describes them.
-fn declared() -> BTreeMap<String, Vec<Value>> {
+/// Our crates as cargo describes them.
+fn packages() -> Vec<Value> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
@@ -47,12 +52,16 @@ fn declared() -> BTreeMap<String, Vec<Value>> {
         .expect("cargo can be started");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
-    let packages = metadata["packages"].as_array().expect("packages are a list");
+    metadata["packages"].as_array().expect("packages are a list").clone()
+}
+
+/// Each of our crates with its dependencies as cargo describes them.
+fn declared() -> BTreeMap<String, Vec<Value>> {
     let of = |package: &Value| {
         let name = package["name"].as_str().expect("packages have names").to_owned();
         (name, package["dependencies"].as_array().expect("dependencies are a list").clone())
     };
-    packages.iter().map(of).collect()
+    packages().iter().map(of).collect()
 }
 
 /// Whether `package` needs `other`, which is for tests, for its tests alone.
@@ -70,7 +79,8 @@ fn only_drawn_arrows() {
         let allowed = drawn.get(package.as_str());
         let allowed =
             allowed.unwrap_or_else(|| panic!("{package} is not drawn: docs/architecture/README.md and here"));
-        for other in on.iter().filter(|name| dependencies.contains_key(*name)) {
+        // A crate's own tests may ask for features of it.
+        for other in on.iter().filter(|name| *name != package && dependencies.contains_key(*name)) {
             let right = allowed.contains(&other.as_str()) || only_tests_use(package, other);
             assert!(right, "forbidden arrow: {package} → {other}");
         }
@@ -88,6 +98,53 @@ fn consensus_and_disk_have_one_door() {
         let users: Vec<&String> =
             dependencies.iter().filter(|(_, on)| on.contains(behind)).map(|(name, _)| name).collect();
         assert_eq!(users, [door], "who depends on {behind}");
+    }
+}
+
+/// Nobody asks for mutations but the simulator, no default feature has them, and the binary that people run says at
+/// compile time that it does not.
+#[test]
+fn nobody_else_leaves_guarantees_out() {
+    let asks = |feature: &Value| feature.as_str().is_some_and(|feature| feature.contains("mutations"));
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let asks_for = |on: &[Value]| on.iter().any(|dependency| list(&dependency["features"]).iter().any(asks));
+    let asked_by: Vec<String> =
+        declared().into_iter().filter(|(_, on)| asks_for(on)).map(|(name, _)| name).collect();
+    assert_eq!(asked_by, ["simulation"]);
+    let mut offered_by = BTreeSet::new();
+    for package in packages() {
+        let name = package["name"].as_str().expect("packages have names").to_owned();
+        let features = package["features"].as_object().expect("features have names");
+        assert!(!features.get("default").is_some_and(|default| list(default).iter().any(asks)), "{name}");
+        if features.keys().any(|feature| feature == "mutations") {
+            offered_by.insert(name);
+        }
+    }
+    assert_eq!(offered_by, BTreeSet::from(["kvserver".to_owned(), "raftstore".to_owned()]));
+    let main = include_str!("../../flotilla/src/main.rs");
+    assert!(
+        main.contains("assert!(!raftstore::mutation::COMPILED || cfg!(debug_assertions)"),
+        "the binary's word"
+    );
+}
+
+/// Nobody asks for failpoints, or for a look into a node's replicas, but tests: no default feature has them, and no
+/// crate asks for them but those below `tests/`, and others for their own tests.
+#[test]
+fn failpoints_are_for_tests_alone() {
+    let asks = |feature: &Value| {
+        let name = feature.as_str().and_then(|feature| feature.rsplit('/').next());
+        matches!(name, Some("failpoints" | "watch"))
+    };
+    let some = |features: &Value| features.as_array().is_some_and(|features| features.iter().any(asks));
+    for package in packages() {
+        assert!(!some(&package["features"]["default"]), "{}", package["name"]);
+        let manifest = package["manifest_path"].as_str().expect("packages have manifests");
+        let is_for_tests = manifest.contains("/tests/");
+        let dependencies = package["dependencies"].as_array().expect("dependencies are a list");
+        for on in dependencies.iter().filter(|on| some(&on["features"])) {
+            assert!(is_for_tests || on["kind"] == "dev", "{} asks {} for them", package["name"], on["name"]);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tests::{Cluster, Shape, eventually, http};
+use tests::{Cluster, Shape, eventually};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -24,57 +24,6 @@ const DEADLINE: Duration = Duration::from_secs(60);
 async fn connect(cluster: &Cluster) -> Client {
     let connecting = Client::builder().seeds(cluster.seeds()).deadline(DEADLINE).connect();
     connecting.await.expect("a cluster that is ready")
-}
-
-/// Has the cluster make a change.
-async fn change(cluster: &Cluster, method: Method, path: &str, body: String) {
-    eventually(path, async || {
-        let node = cluster.nodes().iter().find(|node| node.is_running())?;
-        let url = format!("http://{}{path}", node.http());
-        let answer = http().request(method.clone(), url).body(body.clone()).send().await.ok()?;
-        assert!(answer.status() == 200 || answer.status().as_u16() >= 409, "{path}: {answer:?}");
-        (answer.status() == 200).then_some(())
-    })
-    .await;
-}
-
-/// The map of a node that runs.
-async fn map(cluster: &Cluster) -> Option<Value> {
-    cluster.nodes().iter().find(|node| node.is_running())?.get_json("/v1/cluster/map").await
-}
-
-/// Who leads each data group, once each is led by the node to which its lead belongs: three groups by three
-/// nodes.
-async fn leaders(cluster: &Cluster) -> BTreeMap<u64, u64> {
-    let leaders = eventually("every group is led by whom it belongs to", async || {
-        let map = map(cluster).await?;
-        let mut leaders = BTreeMap::new();
-        for group in map["groups"].as_array()?.iter().filter(|group| group["id"] != 0) {
-            let (id, preferred) = (group["id"].as_u64()?, group["preferred"].as_u64()?);
-            let status = cluster.nodes()[preferred as usize - 1].get_json("/v1/status").await?;
-            let replica = status["groups"].as_array()?.iter().find(|replica| replica["id"] == id)?.clone();
-            (replica["role"] == "leader").then_some(())?;
-            leaders.insert(id, preferred);
-        }
-        Some(leaders)
-    })
-    .await;
-    let nodes: Vec<u64> = leaders.values().copied().collect();
-    assert!((1..=3).all(|node| nodes.contains(&node)), "leaders are spread: {leaders:?}");
-    leaders
-}
-
-/// Where a shard is, once no move of it is listed and it is where it is to be.
-async fn owner(cluster: &Cluster, shard: u64) -> u64 {
-    eventually("the shard is where it is to be", async || {
-        let map = map(cluster).await?;
-        let rests = map["moves"].as_array()?.is_empty();
-        let runs = map["shard_runs"].as_array()?;
-        let within = |run: &&Value| run[0].as_u64() <= Some(shard) && Some(shard) <= run[1].as_u64();
-        let run = runs.iter().find(within)?;
-        (rests && run[2] == run[3]).then(|| run[2].as_u64())?
-    })
-    .await
 }
 
 /// Waits until a part of the copy is in, and more of it is to come.
@@ -129,12 +78,9 @@ async fn moves_survive_sigkill() {
             .await
             .expect("a cluster that is ready takes writes");
     }
-    let url = format!("http://{}/v1/kv/%7Bmoving%7D/0", cluster.nodes()[0].http());
-    let answer = http().get(url).send().await.expect("a node that is ready answers");
-    let shard = answer.headers().get("flotilla-shard").and_then(|shard| shard.to_str().ok()?.parse().ok());
-    let shard: u64 = shard.expect("a key's shard is told");
+    let shard = cluster.shard_of("%7Bmoving%7D/0").await;
     let body = format!(r#"{{"copy_bytes_per_second":{COPY_BYTES_PER_SECOND},"moves_max":4}}"#);
-    change(&cluster, Method::PUT, "/v1/cluster/moves", body).await;
+    cluster.change(Method::PUT, "/v1/cluster/moves", &body).await;
 
     let (stop, stopped) = watch::channel(false);
     let mut appending = JoinSet::new();
@@ -143,8 +89,9 @@ async fn moves_survive_sigkill() {
     }
     let mut killed = Vec::new();
     for role in ["the source's leader", "the destination's leader", "the third node"] {
-        let leaders = leaders(&cluster).await;
-        let from = owner(&cluster, shard).await;
+        let leaders = cluster.leaders().await;
+        assert!((1..=3).all(|node| leaders.values().any(|leader| *leader == node)), "{leaders:?}");
+        let from = cluster.owner(shard).await;
         let is_new = |node: &u64| !killed.contains(node);
         let to = leaders.iter().find(|(group, leader)| match role {
             "the source's leader" => **group != from,
@@ -159,11 +106,11 @@ async fn moves_survive_sigkill() {
         };
         println!("s{shard} from g{from} to g{to}: n{node}, {role}, dies; leaders {leaders:?}");
         let path = format!("/v1/cluster/shards/{shard}/move");
-        change(&cluster, Method::POST, &path, format!(r#"{{"to":{to}}}"#)).await;
+        cluster.change(Method::POST, &path, &format!(r#"{{"to":{to}}}"#)).await;
         half_copied(&cluster, shard).await;
         cluster.node(node).kill().await;
         killed.push(node);
-        assert_eq!(owner(&cluster, shard).await, to);
+        assert_eq!(cluster.owner(shard).await, to);
         cluster.start_all().await;
     }
     stop.send_replace(true);

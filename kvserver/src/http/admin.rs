@@ -194,7 +194,7 @@ fn moves(body: &MovesBody) -> Result<ControllerChange, Problem> {
             Ok(ControllerChange::MovesThrottle { copy_bytes_per_second, moves_max })
         }
         _ => Err(Problem::bad_request(
-            "body must hold either paused, or copy_bytes_per_second and moves_max: each is a change of its own",
+            "body must hold either paused alone, or both copy_bytes_per_second (null: no limit) and moves_max",
         )),
     }
 }

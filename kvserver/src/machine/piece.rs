@@ -11,7 +11,7 @@ use bincode::{BorrowDecode, Encode};
 use proto::{ClientId, Revision, Sequence, ShardId, ShardState, Version};
 
 /// The version that this build writes and the only one that it reads. Before the second, shards had no
-/// states.
+/// states. Another kind of record is another version: a machine that does not know it must stop at it.
 pub(super) const VERSION: u8 = 2;
 
 const CONFIG: Configuration = standard();
@@ -123,11 +123,24 @@ impl Piece {
 
 /// The records of a piece; nothing for no bytes.
 pub(super) fn records(piece: &[u8]) -> Result<Records<'_>, String> {
-    match piece.split_first() {
-        None => Ok(Records { rest: &[] }),
-        Some((&VERSION, rest)) => Ok(Records { rest }),
-        Some((version, _)) => Err(format!("piece has format version {version}, this build reads {VERSION}")),
+    check_version(piece)?;
+    Ok(Records { rest: piece.get(1..).unwrap_or_default() })
+}
+
+/// Whether a piece is of the version that this build reads, or holds nothing.
+pub(super) fn check_version(piece: &[u8]) -> Result<(), String> {
+    match piece.first() {
+        None | Some(&VERSION) => Ok(()),
+        Some(version) => Err(format!("piece has format version {version}, this build reads {VERSION}")),
     }
+}
+
+/// Whether this build can read a piece, to its end.
+///
+/// # Errors
+/// Why it cannot.
+pub(crate) fn check(piece: &[u8]) -> Result<(), String> {
+    records(piece)?.try_for_each(|record| record.map(drop))
 }
 
 /// The records of a piece, in order; ends after the first that is malformed.

@@ -5,7 +5,7 @@
 //! machine how far the move has come. Must never say that a move is done before the shard is served, nor that
 //! it was given up before that stands in the log.
 
-use super::failpoint::{Failpoint, reach};
+use super::failpoint::{Failpoint, follow_controller, reach};
 use super::progress::{MovePhase, Progress, Tracked};
 use super::source::{Source, settle_exports, settle_frozen};
 use super::source_link::{ASK_TIME, SourceLink};
@@ -56,6 +56,7 @@ pub(crate) struct Moves {
 impl Moves {
     /// Runs until it is dropped, and every move that it drives with it.
     pub(crate) async fn run(self) {
+        follow_controller();
         let mut map = self.controller.map();
         let mut driven: BTreeMap<(ShardId, Epoch), AbortHandle> = BTreeMap::new();
         let mut tasks = JoinSet::new();
@@ -79,6 +80,7 @@ impl Moves {
                         residents: self.residents.clone(),
                         source: self.source.clone(),
                         from: moving.from,
+                        unreadable: Arc::default(),
                     };
                     let drive = Drive {
                         link,
@@ -239,6 +241,16 @@ impl Drive {
         self.replica.group.read_stale(|machine| machine.lifecycle(self.moving.shard))
     }
 
+    /// Why the move is to be given up before anything else is tried.
+    fn hopeless(&self) -> Option<String> {
+        if self.is_cancelled() {
+            return Some("it was cancelled".to_owned());
+        }
+        let unreadable = self.link.unreadable.get();
+        let unreadable = unreadable.map(|why| format!("the source runs another build: {why}"));
+        unreadable.or_else(|| (self.failures >= FAILURES_MAX).then(|| "no piece came in any more".to_owned()))
+    }
+
     async fn bring_in(&mut self) -> End {
         loop {
             if !self.is_listed() || !self.leads() {
@@ -251,10 +263,9 @@ impl Drive {
             if state == (ShardState::Aborted { epoch: self.moving.id }) {
                 return End::Aborted("it was called off".to_owned());
             }
-            let tried = match () {
-                () if self.is_cancelled() => Try::GiveUp("it was cancelled".to_owned()),
-                () if self.failures >= FAILURES_MAX => Try::GiveUp("no piece came in any more".to_owned()),
-                () => match self.copy().await {
+            let tried = match self.hopeless() {
+                Some(why) => Try::GiveUp(why),
+                None => match self.copy().await {
                     Ok(()) => Try::End(End::Active),
                     Err(tried) => tried,
                 },

@@ -5,6 +5,12 @@
 //! it likes: the task that has reached the point waits with it, and no thread does, so that the node goes on
 //! with all else and can be stopped meanwhile. That is why this is not one of the crates for fail points:
 //! theirs hold the thread.
+//!
+//! A test whose nodes are processes of their own has no hook in them, but a directory of `gates`, which it
+//! names in the environment. Nothing else below `main` reads that; no binary that people run has this.
+
+#[cfg(feature = "failpoints")]
+pub mod gates;
 
 use proto::{NodeId, ShardId};
 
@@ -43,6 +49,18 @@ pub enum Failpoint {
     BeforeThaw,
     /// Source: `Thaw` is committed.
     Thawed,
+    /// Controller: it was asked to move the shard, and has not proposed it.
+    BeforeStart,
+    /// Controller: the start of the move is committed, and who asked for it does not know it.
+    StartCommitted,
+    /// Controller: it was told that the shard has arrived, and has not proposed it.
+    BeforeDone,
+    /// Controller: the arrival is committed, and the destination does not know it.
+    DoneCommitted,
+    /// Controller: it was told that the move was given up, and has not proposed it.
+    BeforeAborted,
+    /// Controller: the end of the move that was given up is committed, and the destination does not know it.
+    AbortedCommitted,
 }
 
 #[cfg(feature = "failpoints")]
@@ -58,38 +76,48 @@ pub(super) async fn reach(node: NodeId, shard: ShardId, point: Failpoint) {
 #[cfg(not(feature = "failpoints"))]
 pub(super) async fn reach(_: NodeId, _: ShardId, _: Failpoint) {}
 
+/// Has the controller's leader tell of its points as well.
+#[cfg(feature = "failpoints")]
+pub(super) fn follow_controller() {
+    enabled::follow_controller();
+}
+
+/// Nothing: there is no test.
+#[cfg(not(feature = "failpoints"))]
+pub(super) fn follow_controller() {}
+
 #[cfg(feature = "failpoints")]
 mod enabled {
-    use super::{Failpoint, NodeId, ShardId};
+    use super::{Failpoint, NodeId, ShardId, gates};
     use futures_util::future::BoxFuture;
+    use proto::ControllerChange;
+    use shardctrler::failpoint as controller;
     use std::sync::{Arc, PoisonError, RwLock};
 
     impl Failpoint {
-        /// All of them.
-        pub const ALL: [Self; 16] = [
-            Self::Started,
-            Self::ImportBegun,
-            Self::PieceTaken,
-            Self::Copied,
-            Self::FreezeAnswered,
-            Self::BeforeActivate,
-            Self::Activated,
-            Self::DoneTold,
-            Self::Aborted,
-            Self::AbortTold,
-            Self::BeforeFreeze,
-            Self::Frozen,
-            Self::BeforeDrop,
-            Self::Dropped,
-            Self::BeforeThaw,
-            Self::Thawed,
-        ];
+        /// The point that a change to the controller's map has come to, and with which shard.
+        fn of(change: &ControllerChange, point: controller::Failpoint) -> Option<(ShardId, Self)> {
+            let asked = point == controller::Failpoint::Asked;
+            let either = |before, after| if asked { before } else { after };
+            match change {
+                ControllerChange::ShardMove { shard, .. } => {
+                    Some((*shard, either(Self::BeforeStart, Self::StartCommitted)))
+                }
+                ControllerChange::MoveDone { shard, .. } => {
+                    Some((*shard, either(Self::BeforeDone, Self::DoneCommitted)))
+                }
+                ControllerChange::MoveAborted { shard, .. } => {
+                    Some((*shard, either(Self::BeforeAborted, Self::AbortedCommitted)))
+                }
+                _ => None,
+            }
+        }
     }
 
     /// What a test does at a point.
     pub type FailpointHook = Arc<dyn Fn(NodeId, ShardId, Failpoint) -> BoxFuture<'static, ()> + Send + Sync>;
 
-    /// One for the whole process: tests that use it take turns.
+    /// One for the whole process: tests that run at once tell their nodes apart by number.
     static HOOK: RwLock<Option<FailpointHook>> = RwLock::new(None);
 
     /// Has all nodes of this process call `hook` at every point, or none.
@@ -99,8 +127,20 @@ mod enabled {
 
     pub(super) async fn hold(node: NodeId, shard: ShardId, point: Failpoint) {
         let hook = HOOK.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(hook) = hook {
-            hook(node, shard, point).await;
+        match hook {
+            Some(hook) => hook(node, shard, point).await,
+            None => gates::pass(node, shard, point).await,
         }
+    }
+
+    pub(super) fn follow_controller() {
+        controller::set_hook(Arc::new(|node, change, point| {
+            let point = Failpoint::of(change, point);
+            Box::pin(async move {
+                if let Some((shard, point)) = point {
+                    hold(node, shard, point).await;
+                }
+            })
+        }));
     }
 }

@@ -6,6 +6,7 @@
 
 use super::message::{MOVE_SERVICE, Question, Word};
 use super::source::Source;
+use crate::machine::check_piece;
 use crate::residence::Residents;
 use crate::routes::Routes;
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use proto::{ClusterMap, CopyToken, Epoch, GroupId, NodeId};
 use raftstore::{CallError, Host};
 use shardctrler::ControllerHandle;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -27,12 +28,43 @@ const PACE: Duration = Duration::from_millis(100);
 const PIECE_TIME: Duration = Duration::from_millis(700);
 
 /// A piece as the source answered it.
+#[derive(Debug)]
 pub(super) struct Piece {
     /// The node that hands the copy out.
     pub(super) holder: NodeId,
     pub(super) bytes: Vec<u8>,
     pub(super) remaining: u64,
     pub(super) frozen: Option<Epoch>,
+}
+
+/// What a node of the source says when it is asked for a piece.
+#[derive(Debug)]
+enum Said {
+    Piece(Piece),
+    /// It knows nothing of the copy.
+    Ended,
+    /// A piece that this build cannot read, and why.
+    Unreadable(String),
+    /// Nothing from which it could be told whether it knows the copy.
+    Unheard(String),
+}
+
+/// What `holder` has answered. A piece that cannot be read here ends here: what is proposed stands in a log,
+/// where every replica of this build would stop at it.
+fn said(holder: NodeId, answer: Result<Bytes, CallError>) -> Said {
+    let word = match answer {
+        Ok(answer) => proto::decode::<Word>(&answer).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match word {
+        Ok(Word::Piece { bytes, remaining, frozen }) => match check_piece(&bytes) {
+            Ok(()) => Said::Piece(Piece { holder, bytes, remaining, frozen }),
+            Err(why) => Said::Unreadable(why),
+        },
+        Ok(Word::Ended) => Said::Ended,
+        Ok(other) => Said::Unheard(format!("{other:?}")),
+        Err(why) => Said::Unheard(why),
+    }
 }
 
 /// See the [module](self). Cheap to clone: each question on its way has its own.
@@ -45,6 +77,8 @@ pub(super) struct SourceLink {
     pub(super) source: Arc<Source>,
     /// The source.
     pub(super) from: GroupId,
+    /// Why a piece that the source has handed out cannot be read by this build, once there was one.
+    pub(super) unreadable: Arc<OnceLock<String>>,
 }
 
 impl SourceLink {
@@ -85,7 +119,7 @@ impl SourceLink {
     }
 
     /// A piece of a copy, from whichever node of the source knows it, `holder` before all; `None` where none
-    /// does, and for as long as `patience` none that was silent has come back.
+    /// does, and for as long as `patience` none that was silent has come back, or where it cannot be read.
     pub(super) async fn piece(
         self,
         holder: Option<NodeId>,
@@ -98,13 +132,16 @@ impl SourceLink {
             let mut unheard = false;
             for (node, address) in self.nodes(holder) {
                 let answer = self.ask(node, &address, &question, PIECE_TIME).await;
-                match answer.map(|answer| proto::decode::<Word>(&answer)) {
-                    Ok(Ok(Word::Piece { bytes, remaining, frozen })) => {
-                        return Some(Piece { holder: node, bytes, remaining, frozen });
+                match said(node, answer) {
+                    Said::Piece(piece) => return Some(piece),
+                    Said::Ended => {}
+                    Said::Unreadable(why) => {
+                        tracing::warn!(%copy, number, %node, %why, "the source runs another build");
+                        self.unreadable.get_or_init(|| why);
+                        return None;
                     }
-                    Ok(Ok(Word::Ended)) => {}
-                    other => {
-                        tracing::debug!(%copy, number, %node, ?other, "a node of the source gives no piece");
+                    Said::Unheard(why) => {
+                        tracing::debug!(%copy, number, %node, %why, "a node of the source gives no piece");
                         unheard = true;
                     }
                 }
@@ -165,5 +202,37 @@ impl SourceLink {
             map.groups.iter().find(|view| view.group == self.from)?.leader
         })?;
         Some((leader, self.address_of(leader)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A piece is handed on where this build can read it to its end; one of a later build, or a damaged one,
+    /// never is, so that it is never proposed.
+    #[test]
+    fn only_pieces_that_can_be_read_are_handed_on() {
+        let answered = |bytes: &[u8]| {
+            let word = Word::Piece { bytes: bytes.to_vec(), remaining: 1, frozen: None };
+            said(NodeId(2), Ok(Bytes::from(proto::encode(&word))))
+        };
+        for good in [&b""[..], b"\x02", b"\x02\x00\x07"] {
+            let said = answered(good);
+            assert!(matches!(&said, Said::Piece(piece) if piece.bytes == good), "{said:?} of {good:?}");
+        }
+        for (bad, why) in [
+            (&b"\x03\x00\x07"[..], "piece has format version 3, this build reads 2"),
+            (b"\x02\xfa", ""),
+            (b"\x02\x00", ""),
+        ] {
+            let said = answered(bad);
+            assert!(matches!(&said, Said::Unreadable(told) if told.contains(why)), "{said:?} of {bad:?}");
+        }
+        let ended = Ok(Bytes::from(proto::encode(&Word::Ended)));
+        assert!(matches!(said(NodeId(2), ended), Said::Ended));
+        for unheard in [Ok(Bytes::from_static(b"\x02")), Err(CallError::MaybeDelivered("late".to_owned()))] {
+            assert!(matches!(said(NodeId(2), unheard), Said::Unheard(_)));
+        }
     }
 }

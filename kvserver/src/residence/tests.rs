@@ -49,10 +49,12 @@ impl Bench {
         let (controller, tasks) = ControllerHandle::start(host.clone(), Some(own), settings);
         let mut map = controller.map();
         let born = timeout(PATIENCE, map.wait_for(Option::is_some)).await.unwrap().unwrap().clone();
+        let restoration = Restoration::new(NodeId(1), host.incarnation(), true);
         let residence = Residence {
             host,
             controller,
             residents: Arc::default(),
+            restoration: Arc::new(restoration),
             bounds: Bounds { shards: SHARDS, value_bytes_max: 100, answer_bytes_max: 1_000 },
             born: BornWith { shards: SHARDS, groups: 1 },
             known: None,

@@ -52,13 +52,12 @@ impl Router {
             asked.insert(leader);
             let Some(address) = address else { continue };
             let of: Vec<&Item<'_>> = open.iter().map(|&at| items[at]).collect();
-            let routed = self.there(group, leader, &address, &of, terms).await;
+            let (routed, word) = self.there(group, leader, &address, &of, terms).await;
             all.lag = all.lag.max(routed.lag);
-            let answered = of.iter().zip(&routed.answers);
-            match answered.map(|(item, answer)| word(item, answer, terms.consistency)).max() {
-                Some(Word::Leads) => self.routes.led_by(group, leader),
-                Some(Word::Silence) => self.routes.doubt(group, leader),
-                Some(Word::Nothing) | None => {}
+            match word {
+                Word::Leads => self.routes.led_by(group, leader),
+                Word::Silence => self.routes.doubt(group, leader),
+                Word::Nothing => {}
             }
             let mut declined = Vec::new();
             for (at, answer) in open.into_iter().zip(routed.answers) {
@@ -76,7 +75,8 @@ impl Router {
         all
     }
 
-    /// Sends items to the node that leads their group, in as many messages as they need.
+    /// Sends items to the node that leads their group, in as many messages as they need; what came back, and what it
+    /// says of whether the node leads.
     async fn there(
         &self,
         group: GroupId,
@@ -84,18 +84,20 @@ impl Router {
         address: &str,
         items: &[&Item<'_>],
         terms: Terms,
-    ) -> Routed {
+    ) -> (Routed, Word) {
         let messages = messages(items, self.payload_bytes_max);
         if let [all] = messages[..] {
             return self.sent(group, leader, address, all, terms).await;
         }
         let sent = messages.iter().map(|items| self.sent(group, leader, address, items, terms));
         let mut routed = Routed { answers: Vec::with_capacity(items.len()), lag: Duration::ZERO };
-        for part in join_all(sent).await {
+        let mut last = Word::Nothing;
+        for (part, word) in join_all(sent).await {
             routed.answers.extend(part.answers);
             routed.lag = routed.lag.max(part.lag);
+            last = last.max(word);
         }
-        routed
+        (routed, last)
     }
 
     /// Sends one message and takes its answers.
@@ -106,7 +108,7 @@ impl Router {
         address: &str,
         items: &[&Item<'_>],
         terms: Terms,
-    ) -> Routed {
+    ) -> (Routed, Word) {
         let left = terms.left();
         let request = BatchRequest {
             deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
@@ -116,18 +118,20 @@ impl Router {
         };
         let body = for_group(group, &proto::encode(&request));
         let called = self.host.call(leader, address, BATCH_SERVICE, body, left + HOP_GRACE).await;
-        match called.map(|reply| encoded::split(&reply, items.len())) {
+        let routed = match called.map(|reply| encoded::split(&reply, items.len())) {
             Ok(Some((answers, lag))) => Routed { answers, lag },
             Ok(None) => {
                 Routed::refused(items, |item| lost(item, format!("leader {leader}: reply is malformed")))
             }
             Err(error) => {
-                if !matches!(error, CallError::Refused(Refusal::Overloaded(_))) {
-                    self.routes.doubt(group, leader);
-                }
-                Routed::refused(items, |item| unanswered(leader, item, &error))
+                let is_full = matches!(error, CallError::Refused(Refusal::Overloaded(_)));
+                let word = if is_full { Word::Nothing } else { Word::Silence };
+                return (Routed::refused(items, |item| unanswered(leader, item, &error)), word);
             }
-        }
+        };
+        let words = items.iter().zip(&routed.answers);
+        let last = words.map(|(item, answer)| word(item, answer, terms.consistency)).max();
+        (routed, last.unwrap_or(Word::Nothing))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Disks that are lost, fail, or belong to a cluster of another shape.
 
-use crate::fleet::{Fleet, NODES, Settings, eventually, others};
+use crate::fleet::{Fleet, NODES, Settings, eventually, keys_of_groups, others};
 use kvserver::NodeConfig;
 use raftstore::{Fault, SimulatedDisk};
 use reqwest::Method;
@@ -31,6 +31,29 @@ async fn a_wiped_node_stays_out() {
     fleet.stop(3).await;
     let alone = fleet.door(1).ask(Method::PUT, "/v1/kv/k?timeout=2000", &[], "w").await;
     assert!(!alone.is_done(), "n1 is one of three, with an old voter whose disk is lost: {alone:?}");
+}
+
+/// A node that was wiped and has joined anew is ready only once every group, the controller's own among them, has its
+/// three voters again; from then on another node may be missed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_is_ready_with_its_votes() {
+    let mut fleet = Fleet::start(Settings::groups(2)).await;
+    let set = fleet.door(1).ask(Method::PUT, "/v1/cluster/nodes", &[], r#"{"dead_after_ms":5000}"#).await;
+    assert!(set.is_done(), "{set:?}");
+    assert!(fleet.door(1).put("k", "v").await.is_done());
+    fleet.stop(2).await;
+    fleet.disks.insert(2, SimulatedDisk::new());
+    fleet.start_node(2).await;
+    eventually("n2 is ready", async || (fleet.door(2).get("/readyz").await.status == 200).then_some(()))
+        .await;
+    fleet.stop(3).await;
+    let keys = keys_of_groups("k", 2, 1);
+    for key in keys.values().flatten() {
+        assert!(fleet.door(1).put(key, "w").await.is_done(), "{key}");
+        assert_eq!(fleet.door(2).value(key).await.unwrap(), "w");
+    }
+    let set = fleet.door(1).ask(Method::PUT, "/v1/cluster/nodes", &[], r#"{"dead_after_ms":6000}"#).await;
+    assert!(set.is_done(), "the controller decides: {set:?}");
 }
 
 /// A disk that fails stops its node with the reason, whether it is the leader's or a follower's; what was

@@ -24,6 +24,8 @@ pub(crate) const SHARDS: u32 = 16;
 /// What the nodes are told beside who they are.
 #[derive(Clone)]
 pub(crate) struct Settings {
+    /// Who the nodes of a [`Fleet`] are.
+    pub(crate) nodes: [u64; 3],
     pub(crate) groups: u32,
     pub(crate) limits: Limits,
     pub(crate) raft: RaftConfig,
@@ -44,7 +46,8 @@ impl Default for Settings {
             silence_timeout_ms: 500,
             ..TransportConfig::default()
         };
-        Self { groups: 1, limits: Limits::default(), raft, transport, http: HttpConfig::default() }
+        let (limits, http) = (Limits::default(), HttpConfig::default());
+        Self { nodes: NODES, groups: 1, limits, raft, transport, http }
     }
 }
 
@@ -52,6 +55,48 @@ impl Settings {
     pub(crate) fn groups(groups: u32) -> Self {
         Self { groups, ..Self::default() }
     }
+
+    /// What one of the `members` of a cluster is told at its birth.
+    pub(crate) fn node_config(
+        &self,
+        node: u64,
+        members: impl IntoIterator<Item = u64>,
+        shards: u32,
+    ) -> NodeConfig {
+        NodeConfig {
+            cluster: "test".into(),
+            node: NodeId(node),
+            data: PathBuf::new(),
+            peer_listen: address(node).peer,
+            http_listen: "127.0.0.1:0".into(),
+            members: members.into_iter().map(|node| (NodeId(node), address(node))).collect(),
+            join: None,
+            zone: String::new(),
+            weight: 1,
+            groups: self.groups,
+            shards,
+            limits: self.limits,
+            raft: self.raft.clone(),
+            storage: StorageConfig::default(),
+            transport: self.transport.clone(),
+            http: self.http.clone(),
+        }
+    }
+}
+
+/// The host that a node is on, unless it has moved.
+pub(crate) fn host(node: u64) -> String {
+    format!("n{node}")
+}
+
+/// Where a node is, unless it has moved.
+pub(crate) fn address(node: u64) -> Address {
+    at(&host(node))
+}
+
+/// Where a node is that is on this host.
+pub(crate) fn at(host: &str) -> Address {
+    Address { peer: format!("{host}:1"), http: format!("{host}:2") }
 }
 
 /// See the module.
@@ -61,10 +106,6 @@ pub(crate) struct Fleet {
     pub(crate) disks: BTreeMap<u64, SimulatedDisk>,
     nodes: BTreeMap<u64, Node>,
     doors: BTreeMap<u64, Door>,
-}
-
-fn host(node: u64) -> String {
-    format!("n{node}")
 }
 
 impl Fleet {
@@ -78,34 +119,16 @@ impl Fleet {
     /// Three nodes that are not started.
     pub(crate) fn prepare(settings: Settings) -> Self {
         Self {
+            disks: settings.nodes.into_iter().map(|node| (node, SimulatedDisk::new())).collect(),
             settings,
             network: SimulatedNetwork::new(),
-            disks: NODES.into_iter().map(|node| (node, SimulatedDisk::new())).collect(),
             nodes: BTreeMap::new(),
             doors: BTreeMap::new(),
         }
     }
 
     pub(crate) fn config(&self, node: u64) -> NodeConfig {
-        let address = |node| Address { peer: format!("{}:1", host(node)), http: format!("{}:2", host(node)) };
-        NodeConfig {
-            cluster: "test".into(),
-            node: NodeId(node),
-            data: PathBuf::new(),
-            peer_listen: address(node).peer,
-            http_listen: "127.0.0.1:0".into(),
-            members: NODES.into_iter().map(|node| (NodeId(node), address(node))).collect(),
-            join: None,
-            zone: String::new(),
-            weight: 1,
-            groups: self.settings.groups,
-            shards: SHARDS,
-            limits: self.settings.limits,
-            raft: self.settings.raft.clone(),
-            storage: StorageConfig::default(),
-            transport: self.settings.transport.clone(),
-            http: self.settings.http.clone(),
-        }
+        self.settings.node_config(node, self.settings.nodes, SHARDS)
     }
 
     pub(crate) async fn start_node(&mut self, node: u64) {
@@ -126,8 +149,10 @@ impl Fleet {
 
     /// Starts whoever does not run and waits until all are ready.
     pub(crate) async fn start_all(&mut self) {
-        for node in NODES.into_iter().filter(|node| !self.nodes.contains_key(node)).collect::<Vec<_>>() {
-            self.start_node(node).await;
+        for node in self.settings.nodes {
+            if !self.nodes.contains_key(&node) {
+                self.start_node(node).await;
+            }
         }
         self.all_ready().await;
     }
@@ -172,16 +197,21 @@ impl Fleet {
         }
     }
 
+    /// The fleet's nodes but this one.
+    fn peers(&self, node: u64) -> impl Iterator<Item = u64> {
+        self.settings.nodes.into_iter().filter(move |other| *other != node)
+    }
+
     /// Cuts a node off from its peers; callers still reach it.
     pub(crate) fn isolate(&self, node: u64) {
-        let others: Vec<String> = others(&[node]).into_iter().map(host).collect();
+        let others: Vec<String> = self.peers(node).map(host).collect();
         let others: Vec<&str> = others.iter().map(String::as_str).collect();
         self.network.partition(&[&host(node)], &others);
     }
 
     /// Loses all that its peers send to a node: it goes on telling them, and hears nothing back.
     pub(crate) fn deafen(&self, node: u64) {
-        others(&[node]).into_iter().for_each(|other| self.network.cut(&host(other), &host(node)));
+        self.peers(node).for_each(|other| self.network.cut(&host(other), &host(node)));
     }
 
     pub(crate) fn heal(&self) {
@@ -216,7 +246,7 @@ impl Fleet {
     }
 }
 
-/// All nodes but these.
+/// All of [`NODES`] but these.
 pub(crate) fn others(than: &[u64]) -> Vec<u64> {
     NODES.into_iter().filter(|node| !than.contains(node)).collect()
 }

@@ -1,9 +1,10 @@
 //! Nodes join a cluster that runs, are drained, removed, wiped, take one another's places, and come back elsewhere.
 
 use crate::door::Door;
-use crate::fleet::{Fleet, NODES, Settings, eventually};
+use crate::fleet::{Fleet, NODES, Settings, address, at, eventually};
 use kvserver::{Join, NodeConfig, StartError};
-use raftstore::{Address, SimulatedDisk};
+use proto::NodeId;
+use raftstore::SimulatedDisk;
 use reqwest::Method;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,12 +19,11 @@ const DEAD_AFTER_MS: u64 = 5_000;
 
 /// The configuration of a node that joins by asking `seeds`.
 fn joiner(fleet: &Fleet, node: u64, seeds: &[u64]) -> NodeConfig {
-    let address = Address { peer: format!("n{node}:1"), http: format!("n{node}:2") };
-    let seeds = seeds.iter().map(|seed| format!("n{seed}:1")).collect();
+    let seeds = seeds.iter().map(|seed| address(*seed).peer).collect();
     // What the cluster was born with is the others' to say.
     NodeConfig {
         members: BTreeMap::new(),
-        join: Some(Join { seeds, address }),
+        join: Some(Join { seeds, address: address(node) }),
         groups: 1,
         shards: 7,
         ..fleet.config(node)
@@ -378,16 +378,11 @@ async fn an_idle_cluster_writes_nothing() {
     assert_eq!(entries().await, before);
 }
 
-/// Where a node is that is on another host than at first.
-fn at(host: &str) -> Address {
-    Address { peer: format!("{host}:1"), http: format!("{host}:2") }
-}
-
 /// The configuration of a first member that has come back on `host`, while it is told of others only that they are
 /// where they were at first.
 fn moved(fleet: &Fleet, node: u64, host: &str) -> NodeConfig {
     let mut config = fleet.config(node);
-    config.members.insert(proto::NodeId(node), at(host));
+    config.members.insert(NodeId(node), at(host));
     NodeConfig { peer_listen: at(host).peer, ..config }
 }
 
@@ -456,58 +451,47 @@ async fn two_nodes_come_back_elsewhere_at_once() {
     assert_eq!(fleet.door(2).value("before").await.unwrap(), "v");
 }
 
-/// All three come back elsewhere at once: `members` that were written anew are enough.
-#[tokio::test(flavor = "multi_thread")]
-async fn all_nodes_come_back_elsewhere_with_new_members() {
+/// Has all three come back at once, each on its own of `hosts` and with what `told` makes of its configuration; they find
+/// each other, and what was written before is there.
+async fn all_come_back(hosts: [&str; 3], told: impl Fn(NodeConfig) -> NodeConfig) {
     let mut fleet = Fleet::start(Settings::groups(2)).await;
     assert!(fleet.door(1).put("before", "v").await.is_done());
     fleet.stop_all().await;
-    let hosts = ["m1", "m2", "m3"];
-    let members: BTreeMap<_, _> = (1..).map(proto::NodeId).zip(hosts.map(at)).collect();
-    let configs = NODES.map(|node| {
-        let host = hosts[node as usize - 1];
-        NodeConfig { members: members.clone(), ..moved(&fleet, node, host) }
-    });
+    let configs = NODES.map(|node| told(moved(&fleet, node, hosts[node as usize - 1])));
     come_back(&mut fleet, configs.to_vec()).await;
     everybody_is_found(&mut fleet, hosts, configs).await;
     assert_eq!(fleet.door(2).value("before").await.unwrap(), "v");
+}
+
+/// The same, each told by `members` that were written anew where all of them are.
+async fn all_come_back_with_new_members(hosts: [&str; 3]) {
+    let members: BTreeMap<_, _> = NODES.map(NodeId).into_iter().zip(hosts.map(at)).collect();
+    all_come_back(hosts, |config| NodeConfig { members: members.clone(), ..config }).await;
+}
+
+/// All three come back elsewhere at once: `members` that were written anew are enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_come_back_elsewhere_with_new_members() {
+    all_come_back_with_new_members(["m1", "m2", "m3"]).await;
 }
 
 /// All three come back elsewhere at once: seeds without numbers are enough, the same list for each, with the node's own
 /// address among them or not, and without that of everybody.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_nodes_come_back_elsewhere_with_seeds() {
-    let mut fleet = Fleet::start(Settings::groups(2)).await;
-    assert!(fleet.door(1).put("before", "v").await.is_done());
-    fleet.stop_all().await;
-    let hosts = ["m1", "m2", "m3"];
     let seeds = vec![at("m2").peer, at("m3").peer];
-    let configs = NODES.map(|node| {
-        let host = hosts[node as usize - 1];
-        let join = Some(Join { seeds: seeds.clone(), address: at(host) });
-        NodeConfig { members: BTreeMap::new(), join, ..moved(&fleet, node, host) }
-    });
-    come_back(&mut fleet, configs.to_vec()).await;
-    everybody_is_found(&mut fleet, hosts, configs).await;
-    assert_eq!(fleet.door(2).value("before").await.unwrap(), "v");
+    all_come_back(["m1", "m2", "m3"], |config| {
+        let join = Some(Join { seeds: seeds.clone(), address: config.members[&config.node].clone() });
+        NodeConfig { members: BTreeMap::new(), join, ..config }
+    })
+    .await;
 }
 
 /// All three come back at each other's old addresses, as from a pool that is dealt out anew: nobody is taken for the
 /// one that was there before, and the map follows.
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_come_back_in_each_others_places() {
-    let mut fleet = Fleet::start(Settings::groups(2)).await;
-    assert!(fleet.door(1).put("before", "v").await.is_done());
-    fleet.stop_all().await;
-    let hosts = ["n2", "n3", "n1"];
-    let members: BTreeMap<_, _> = (1..).map(proto::NodeId).zip(hosts.map(at)).collect();
-    let configs = NODES.map(|node| {
-        let host = hosts[node as usize - 1];
-        NodeConfig { members: members.clone(), ..moved(&fleet, node, host) }
-    });
-    come_back(&mut fleet, configs.to_vec()).await;
-    everybody_is_found(&mut fleet, hosts, configs).await;
-    assert_eq!(fleet.door(2).value("before").await.unwrap(), "v");
+    all_come_back_with_new_members(["n2", "n3", "n1"]).await;
 }
 
 /// An address that is taken is named once, with the reason.
@@ -515,7 +499,7 @@ async fn nodes_come_back_in_each_others_places() {
 async fn a_taken_address_is_named() {
     let mut fleet = Fleet::prepare(Settings::default());
     fleet.start_node(1).await;
-    let second = NodeConfig { peer_listen: at("n1").peer, ..fleet.config(2) };
+    let second = NodeConfig { peer_listen: address(1).peer, ..fleet.config(2) };
     let error = fleet.try_start(2, second).await.unwrap_err();
     assert_eq!(error.to_string(), "cannot listen on n1:1: address in use");
 }

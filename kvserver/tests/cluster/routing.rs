@@ -1,9 +1,7 @@
 //! Any node answers for any key while shards move, leaders change and not every node has every group.
 
 use crate::door::{Answer, Door};
-use crate::fleet::{Fleet, NODES, SHARDS, Settings, eventually};
-use proto::NodeId;
-use raftstore::Address;
+use crate::fleet::{Fleet, NODES, SHARDS, Settings, eventually, host};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -292,19 +290,23 @@ async fn names_travel_with_their_shard() {
     assert_eq!(fleet.door(3).value(&key).await.unwrap(), "once,");
 }
 
+/// More nodes than a group has replicas, all ready, and four groups.
+async fn five_nodes() -> Fleet {
+    let mut fleet = Fleet::prepare(Settings::groups(4));
+    for node in 1..=5 {
+        fleet.disks.entry(node).or_default();
+        let config = fleet.settings.node_config(node, 1..=5, SHARDS);
+        fleet.try_start(node, config).await.unwrap();
+    }
+    fleet.all_ready().await;
+    fleet
+}
+
 /// A leader that is cut off from its group, but not from the node that is asked, goes on believing that it leads; the
 /// node that asked it in vain asks the others next, whatever it has heard of that leader before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_cut_off_is_not_asked_again() {
-    let mut fleet = Fleet::prepare(Settings::groups(4));
-    let address = |node: u64| Address { peer: format!("n{node}:1"), http: format!("n{node}:2") };
-    for node in 1..=5 {
-        fleet.disks.entry(node).or_default();
-        let mut config = fleet.config(node);
-        config.members = (1..=5).map(|node| (NodeId(node), address(node))).collect();
-        fleet.try_start(node, config).await.unwrap();
-    }
-    fleet.all_ready().await;
+    let mut fleet = five_nodes().await;
     let map = fleet.door(1).get("/v1/cluster/map").await.json();
     let group = &map["groups"][0];
     let voters: Vec<u64> =
@@ -316,10 +318,9 @@ async fn a_leader_that_is_cut_off_is_not_asked_again() {
     let path = format!("/v1/kv/{}?timeout=1000", key_of("k", shard));
     let put = async || fleet.door(asker).ask(Method::PUT, &path, &[], "v").await;
     assert!(put().await.is_done(), "now the asker knows who leads");
-    let others: Vec<String> =
-        (1..=5).filter(|node| ![leader, asker].contains(node)).map(|node| format!("n{node}")).collect();
+    let others: Vec<String> = (1..=5).filter(|node| ![leader, asker].contains(node)).map(host).collect();
     let others: Vec<&str> = others.iter().map(String::as_str).collect();
-    fleet.network.partition(&[&format!("n{leader}")], &others);
+    fleet.network.partition(&[&host(leader)], &others);
     eventually("the asker finds who leads now", async || put().await.is_done().then_some(())).await;
     let replica = fleet.replica(leader, id).await;
     assert_eq!(replica["role"], "leader", "the old one believes that it leads: {replica}");
@@ -331,15 +332,7 @@ async fn a_leader_that_is_cut_off_is_not_asked_again() {
 /// replica, and goes on doing so when the leader of such a group stops.
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_without_a_replica_answer_all_the_same() {
-    let mut fleet = Fleet::prepare(Settings::groups(4));
-    let address = |node: u64| Address { peer: format!("n{node}:1"), http: format!("n{node}:2") };
-    for node in 1..=5 {
-        fleet.disks.entry(node).or_default();
-        let mut config = fleet.config(node);
-        config.members = (1..=5).map(|node| (NodeId(node), address(node))).collect();
-        fleet.try_start(node, config).await.unwrap();
-    }
-    fleet.all_ready().await;
+    let mut fleet = five_nodes().await;
     let map = fleet.door(1).get("/v1/cluster/map").await.json();
     let groups = map["groups"].as_array().unwrap();
     assert!(groups.iter().all(|group| group["voters"].as_array().unwrap().len() == 3), "{groups:?}");

@@ -1,7 +1,7 @@
 //! Operators slow moves down, have them rest, and call them off.
 
 use crate::fleet::eventually;
-use crate::world::{Gate, World};
+use crate::world::World;
 use kvserver::machine::{ShardView, Usage};
 use kvserver::moves::failpoint::Failpoint;
 use kvserver::moves::progress::MovePhase;
@@ -26,7 +26,7 @@ async fn a_cancel_before_the_freeze_thaws_nothing() {
     for point in [Failpoint::Started, Failpoint::ImportBegun, Failpoint::PieceTaken, Failpoint::Copied] {
         let route = world.route().await;
         let before = world.views(route.from, route.shard)[&route.source_leader].state;
-        let mut gate = Gate::at(point, route.shard);
+        let mut gate = world.gate(point, route.shard);
         world.move_shard(route.shard, route.to).await;
         gate.reached().await;
         world.cancel(route.shard).await;
@@ -53,7 +53,7 @@ async fn a_pause_stops_copies_and_no_freeze() {
     let route = world.route().await;
     // More than is on its way at a time.
     world.fill(route.shard, 30, 120 << 10).await;
-    let mut gate = Gate::at(Failpoint::PieceTaken, route.shard);
+    let mut gate = world.gate(Failpoint::PieceTaken, route.shard);
     world.move_shard(route.shard, route.to).await;
     gate.reached().await;
     pause(&world, true).await;
@@ -67,14 +67,14 @@ async fn a_pause_stops_copies_and_no_freeze() {
     assert_eq!((after.phase, after.pieces), (MovePhase::Paused, rests.pieces));
     assert!(rests.remaining_bytes > 0 && rests.pieces > 0, "{rests:?}");
 
-    let mut gate = Gate::at(Failpoint::FreezeAnswered, route.shard);
+    let mut gate = world.gate(Failpoint::FreezeAnswered, route.shard);
     pause(&world, false).await;
     gate.reached().await;
     pause(&world, true).await;
     gate.open();
     world.arrived(route.shard, route.to).await;
     assert_eq!(world.map().await["settings"]["moves_paused"], true);
-    let [ended] = &world.ended(route.shard)[..] else { panic!("it ends once") };
+    let ended = world.end(route).await;
     assert_eq!(ended.copies, 1);
     assert!(ended.freeze_pause.is_some());
     pause(&world, false).await;
@@ -92,7 +92,7 @@ async fn a_throttle_is_kept() {
     throttle(&world, RATE).await;
     world.move_shard(route.shard, route.to).await;
     world.arrived(route.shard, route.to).await;
-    let [ended] = &world.ended(route.shard)[..] else { panic!("it ends once") };
+    let ended = world.end(route).await;
     // What is left when the source freezes, and one piece, are not waited for.
     let slowly = total - (256 << 10) - (128 << 10);
     let least = Duration::from_secs_f64(slowly as f64 / RATE as f64);

@@ -1,6 +1,6 @@
 //! A node loses its power while a move stands at one of its steps.
 
-use crate::world::{Gate, Role, World};
+use crate::world::{Role, World};
 use kvserver::machine::ShardView;
 use kvserver::moves::failpoint::Failpoint;
 use proto::{GroupId, ShardState};
@@ -27,7 +27,7 @@ async fn arrives_over_the_loss_of(role: Role, seed: u64) {
     let mut world = World::start(seed).await;
     for point in ARRIVING {
         let route = world.route().await;
-        let mut gate = Gate::at(point, route.shard);
+        let mut gate = world.gate(point, route.shard);
         world.move_shard(route.shard, route.to).await;
         let held = gate.reached().await;
         let killed = route.node(role);
@@ -72,7 +72,7 @@ async fn cancelled_moves_survive_as_well() {
     for role in [Role::Destination, Role::Source, Role::Controller] {
         for point in RETURNING {
             let route = world.route().await;
-            let mut frozen = Gate::at(Failpoint::FreezeAnswered, route.shard);
+            let mut frozen = world.gate(Failpoint::FreezeAnswered, route.shard);
             world.move_shard(route.shard, route.to).await;
             frozen.reached().await;
             world.cancel(route.shard).await;
@@ -81,7 +81,7 @@ async fn cancelled_moves_survive_as_well() {
             // none.
             let is_frozen = |view: &ShardView| matches!(view.state, ShardState::Frozen { .. });
             world.all_hold(route.from, route.shard, "it is frozen", is_frozen).await;
-            let mut gate = Gate::at(point, route.shard);
+            let mut gate = world.gate(point, route.shard);
             frozen.open();
             let held = gate.reached().await;
             let aborted = world.views(route.to, route.shard);
@@ -110,7 +110,7 @@ async fn a_large_frozen_shard_is_given_back_where_its_copy_is_lost() {
     let mut world = World::start(500).await;
     let route = world.route().await;
     world.fill(route.shard, 36, 512 << 10).await;
-    let mut gate = Gate::at(Failpoint::FreezeAnswered, route.shard);
+    let mut gate = world.gate(Failpoint::FreezeAnswered, route.shard);
     world.move_shard(route.shard, route.to).await;
     gate.reached().await;
     world.kill(route.source_leader).await;
@@ -119,7 +119,7 @@ async fn a_large_frozen_shard_is_given_back_where_its_copy_is_lost() {
     }
     gate.open();
     world.arrived(route.shard, route.to).await;
-    let ended = world.ended(route.shard);
+    let ended = world.ends(route).await;
     let given_up = ended.iter().filter_map(|ended| ended.aborted.as_deref());
     assert_eq!(given_up.collect::<Vec<_>>(), ["the copy was lost after the shard was frozen"]);
     assert_eq!(ended.iter().filter(|ended| ended.aborted.is_none()).count(), 1);

@@ -1,9 +1,8 @@
 //! A copy that was begun is gone on with, as long as the node that hands it out lives.
 
 use crate::fleet::eventually;
-use crate::world::{Gate, World};
+use crate::world::World;
 use kvserver::moves::failpoint::Failpoint;
-use kvserver::moves::progress::EndedMove;
 use proto::{GroupId, NodeId};
 use std::time::Duration;
 
@@ -19,15 +18,13 @@ async fn a_new_leader_of_the_destination_goes_on() {
     let mut world = World::start(600).await;
     let route = world.route().await;
     world.fill(route.shard, VALUES, VALUE_BYTES).await;
-    let mut gate = Gate::at(Failpoint::PieceTaken, route.shard);
+    let mut gate = world.gate(Failpoint::PieceTaken, route.shard);
     world.move_shard(route.shard, route.to).await;
     gate.reached().await;
     world.kill(route.destination_leader).await;
     gate.open();
     world.arrived(route.shard, route.to).await;
-    let [ended] = &world.ended(route.shard)[..] else {
-        panic!("it ends once: {:?}", world.ended(route.shard))
-    };
+    let ended = world.end(route).await;
     assert_eq!((ended.copies, &ended.aborted), (0, &None));
     let total = (VALUES * VALUE_BYTES) as u64;
     assert!(
@@ -47,7 +44,7 @@ async fn a_new_leader_of_the_source_goes_on() {
     for point in [Failpoint::PieceTaken, Failpoint::FreezeAnswered] {
         let route = world.route().await;
         world.fill(route.shard, VALUES, VALUE_BYTES).await;
-        let mut gate = Gate::at(point, route.shard);
+        let mut gate = world.gate(point, route.shard);
         world.move_shard(route.shard, route.to).await;
         gate.reached().await;
         // Appends to the shard, behind and ahead of what was copied, unless it is frozen: then no client gets
@@ -58,9 +55,7 @@ async fn a_new_leader_of_the_source_goes_on() {
         world.kill(route.source_leader).await;
         gate.open();
         world.arrived(route.shard, route.to).await;
-        let ended = world.ended(route.shard);
-        let ended: Vec<&EndedMove> = ended.iter().filter(|ended| ended.to == GroupId(route.to)).collect();
-        let [ended] = &ended[..] else { panic!("{point:?}: it ends once: {ended:?}") };
+        let ended = world.end(route).await;
         assert_eq!((ended.copies, &ended.aborted), (1, &None), "{point:?}");
         world.revive(route.source_leader).await;
         eventually("what was noted is forgotten", async || {
@@ -79,7 +74,7 @@ async fn a_copy_outlives_its_nodes_lead() {
     let world = World::start(700).await;
     let route = world.route().await;
     world.fill(route.shard, VALUES, VALUE_BYTES).await;
-    let mut gate = Gate::at(Failpoint::PieceTaken, route.shard);
+    let mut gate = world.gate(Failpoint::PieceTaken, route.shard);
     world.move_shard(route.shard, route.to).await;
     gate.reached().await;
     let watch = world.watch(route.source_leader).unwrap();
@@ -87,9 +82,7 @@ async fn a_copy_outlives_its_nodes_lead() {
     watch.hand_over(GroupId(route.from), to, Duration::from_secs(5)).await.unwrap();
     gate.open();
     world.arrived(route.shard, route.to).await;
-    let [ended] = &world.ended(route.shard)[..] else {
-        panic!("it ends once: {:?}", world.ended(route.shard))
-    };
+    let ended = world.end(route).await;
     assert_eq!((ended.copies, &ended.aborted), (1, &None));
     world.finish().await;
 }

@@ -2,20 +2,21 @@
 //! which moves can be held.
 
 use crate::clients::{Clients, Doors};
-use crate::fleet::{Fleet, NODES, SHARDS, Settings, eventually};
+use crate::fleet::{Fleet, SHARDS, Settings, eventually};
 use crate::sentinel::{Sentinel, Watches};
 use futures_util::future::FutureExt;
 use kvserver::machine::ShardView;
-use kvserver::moves::failpoint::{Failpoint, set_hook};
+use kvserver::moves::failpoint::{Failpoint, FailpointHook, set_hook};
 use kvserver::moves::progress::{EndedMove, MoveProgress};
 use kvserver::moves::watch::Watch;
 use proto::{GroupId, NodeId, ShardId};
 use reqwest::Method;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
-use tokio::sync::{MutexGuard, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 /// A test that waits longer hangs: it fails here instead.
@@ -27,8 +28,28 @@ pub(crate) const GROUPS: u32 = 3;
 /// How many clients there are.
 const CLIENTS: usize = 4;
 
-/// There is one hook for the process: tests take turns.
-static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// How many worlds there have been: each has nodes of its own numbers, [`WORLD_NODES`] apart.
+static WORLDS: AtomicU64 = AtomicU64::new(0);
+const WORLD_NODES: u64 = 10;
+
+/// There is one hook for the process, and tests run side by side: it asks that of the node's own world.
+static HOOKS: Mutex<BTreeMap<u64, FailpointHook>> = Mutex::new(BTreeMap::new());
+
+fn hooks() -> MutexGuard<'static, BTreeMap<u64, FailpointHook>> {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        set_hook(Some(Arc::new(|node: NodeId, shard, at| {
+            let hook = hooks().get(&(node.0 / WORLD_NODES)).cloned();
+            async move {
+                if let Some(hook) = hook {
+                    hook(node, shard, at).await;
+                }
+            }
+            .boxed()
+        })));
+    });
+    HOOKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Whose leader a test kills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +88,8 @@ pub(crate) struct World {
     pub(crate) watches: Watches,
     pub(crate) clients: Clients,
     sentinel: Sentinel,
+    number: u64,
     seed: u64,
-    _turn: MutexGuard<'static, ()>,
 }
 
 /// A gate through which the first who comes must be let.
@@ -78,26 +99,6 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Holds the first driver that comes to `point` with `shard`.
-    pub(crate) fn at(point: Failpoint, shard: u32) -> Self {
-        let (reach, reached) = oneshot::channel();
-        let (open, opened) = watch::channel(false);
-        let reach = Mutex::new(Some(reach));
-        set_hook(Some(Arc::new(move |node, of: ShardId, at| {
-            let first = (of == ShardId(shard) && at == point).then(|| reach.lock().unwrap().take()).flatten();
-            let mut opened = opened.clone();
-            async move {
-                if let Some(first) = first {
-                    first.send(node).unwrap();
-                    // A gate that is gone is open.
-                    while !*opened.borrow() && opened.changed().await.is_ok() {}
-                }
-            }
-            .boxed()
-        })));
-        Self { reached, open }
-    }
-
     /// Waits until somebody is held; who it is.
     pub(crate) async fn reached(&mut self) -> u64 {
         timeout(PATIENCE, &mut self.reached).await.expect("nobody comes to the gate").unwrap().0
@@ -133,18 +134,39 @@ impl World {
 
     /// The same, of nodes that are told otherwise.
     pub(crate) async fn start_with(settings: Settings, seed: u64) -> Self {
-        let turn = TURN.lock().await;
-        set_hook(None);
-        let fleet = Fleet::start(settings).await;
+        let number = 1 + WORLDS.fetch_add(1, Ordering::Relaxed);
+        let nodes = [1, 2, 3].map(|node| number * WORLD_NODES + node);
+        let fleet = Fleet::start(Settings { nodes, ..settings }).await;
         let doors = Doors::default();
         let watches = Watches::default();
-        for node in NODES {
+        for node in nodes {
             doors.lock().unwrap().insert(node, fleet.door(node).clone());
             watches.lock().unwrap().insert(node, fleet.node(node).watch().clone());
         }
         let clients = Clients::start(&doors, &keys(2), CLIENTS);
         let sentinel = Sentinel::start(&watches);
-        Self { fleet, doors, watches, clients, sentinel, seed, _turn: turn }
+        Self { fleet, doors, watches, clients, sentinel, number, seed }
+    }
+
+    /// Holds the first driver that comes to `point` with `shard`, instead of at the gate before.
+    pub(crate) fn gate(&self, point: Failpoint, shard: u32) -> Gate {
+        let (reach, reached) = oneshot::channel();
+        let (open, opened) = watch::channel(false);
+        let reach = Mutex::new(Some(reach));
+        let hook: FailpointHook = Arc::new(move |node, of: ShardId, at| {
+            let first = (of == ShardId(shard) && at == point).then(|| reach.lock().unwrap().take()).flatten();
+            let mut opened = opened.clone();
+            async move {
+                if let Some(first) = first {
+                    first.send(node).unwrap();
+                    // A gate that is gone is open.
+                    while !*opened.borrow() && opened.changed().await.is_ok() {}
+                }
+            }
+            .boxed()
+        });
+        hooks().insert(self.number, hook);
+        Gate { reached, open }
     }
 
     pub(crate) fn watch(&self, node: u64) -> Option<Watch> {
@@ -221,10 +243,23 @@ impl World {
         }
     }
 
-    /// The moves of a shard that ended at nodes that live, in no order.
-    pub(crate) fn ended(&self, shard: u32) -> Vec<EndedMove> {
-        let ended = self.live().into_iter().flat_map(|node| self.fleet.node(node).moves().ended());
-        ended.filter(|ended| ended.shard == ShardId(shard)).collect()
+    /// How the moves of a route ended at nodes that live, in no order, once its shard has arrived: whoever drove the last
+    /// of them notes that a little later than the map does.
+    pub(crate) async fn ends(&self, route: Route) -> Vec<EndedMove> {
+        eventually("the arrival is noted", async || {
+            let ended = self.live().into_iter().flat_map(|node| self.fleet.node(node).moves().ended());
+            let is_it = |of: &EndedMove| of.shard == ShardId(route.shard) && of.to == GroupId(route.to);
+            let ends: Vec<EndedMove> = ended.filter(is_it).collect();
+            ends.iter().any(|end| end.aborted.is_none()).then_some(ends)
+        })
+        .await
+    }
+
+    /// The same of a route's only move.
+    pub(crate) async fn end(&self, route: Route) -> EndedMove {
+        let ends = self.ends(route).await;
+        let [end] = &ends[..] else { panic!("it ends once: {ends:?}") };
+        end.clone()
     }
 
     /// What is shown of the move of a shard, by whoever drives it.
@@ -333,7 +368,7 @@ impl World {
     pub(crate) async fn finish(mut self) {
         self.clients.finish().await;
         self.sentinel.finish().await;
-        set_hook(None);
+        hooks().remove(&self.number);
         self.fleet.stop_all().await;
     }
 }

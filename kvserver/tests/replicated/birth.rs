@@ -4,7 +4,8 @@
 //! that was born before its nodes start is what it was born as: so replicas of the controller alone, on the
 //! disks of nodes to come, have it born with as many replicas as there are nodes.
 
-use crate::cluster::{SHARDS, address, host};
+use crate::fleet::{address, host};
+use crate::rack::SHARDS;
 use crate::wait::eventually;
 use proto::{Epoch, GroupId, NodeId, NodeSpec};
 use raftstore::{

@@ -117,7 +117,7 @@ async fn round(cluster: &Cluster, faults: Faults, dice: &mut StdRng) {
         .await;
     }
     if faults.restarts {
-        cluster.crash_all();
+        cluster.crash_all(&cluster.up());
         cluster.boot_all().await;
     }
 }

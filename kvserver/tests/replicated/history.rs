@@ -1,7 +1,8 @@
 //! What clients asked and were told: judged at the end of a test, and written where a person finds it where
 //! the test fails.
 
-use checker::{Answer, Limits, Operation, Recorder, Ticket, Verdict, check, jsonl};
+use crate::request::{Seen, What};
+use checker::{Limits, Recorder, Ticket, Verdict, check, jsonl};
 use futures_util::FutureExt;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -9,23 +10,6 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::time::Instant;
-
-/// What is asked of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum What {
-    Put(String),
-    Append(String),
-    Get,
-}
-
-/// What was answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
-    /// The key's version then; 0 where it was absent.
-    pub(crate) version: u64,
-    /// What a read showed.
-    pub(crate) value: Option<String>,
-}
 
 /// A request under way. One that is dropped may take effect at any later time, or never.
 pub(crate) struct Asked {
@@ -55,22 +39,13 @@ impl History {
 
     /// Notes a request before it is sent.
     pub(crate) fn invoke(&self, clerk: u64, key: &str, what: What) -> Asked {
-        let operation = match &what {
-            What::Put(value) => Operation::put(key, value),
-            What::Append(value) => Operation::append(key, value),
-            What::Get => Operation::get(key),
-        };
-        Asked { what, ticket: self.recorder.invoke(clerk, operation) }
+        let ticket = self.recorder.invoke(clerk, what.operation(key));
+        Asked { what, ticket }
     }
 
     /// Notes its answer.
     pub(crate) fn complete(&self, asked: Asked, seen: Seen) {
-        let Asked { what, ticket } = asked;
-        ticket.ok(match (what, seen.value) {
-            (What::Get, None) => Answer::Absent,
-            (What::Get, Some(value)) => Answer::value(value, seen.version),
-            (What::Put(_) | What::Append(_), _) => Answer::written(seen.version),
-        });
+        asked.ticket.ok(seen.answer(&asked.what));
         self.answers.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -28,11 +28,17 @@ mod door;
 #[allow(dead_code, reason = "shared with the tests of a cluster, which use all of it")]
 #[path = "../cluster/fleet.rs"]
 mod fleet;
+#[path = "../sharded/form.rs"]
+mod form;
 #[allow(dead_code, reason = "shared with the tests of the machine, which use all of it")]
 #[path = "../machine_rig/mod.rs"]
 mod machine_rig;
 #[path = "../sharded/plug.rs"]
 mod plug;
+#[path = "../sharded/rack.rs"]
+mod rack;
+#[path = "../sharded/request.rs"]
+mod request;
 #[path = "../sharded/wait.rs"]
 mod wait;
 
@@ -48,20 +54,10 @@ mod snapshots;
 mod speed;
 mod state_machine;
 
+use form::rounds;
 use std::time::Duration;
-
-/// The rounds that a row asks for, or `few` in the default run.
-fn rounds(full: u64, few: u64) -> u64 {
-    if std::env::var_os("FLOTILLA_FULL_ROUNDS").is_some() { full } else { few }
-}
 
 /// The milliseconds that a row asks for, or `few` in the default run.
 fn milliseconds(full: u64, few: u64) -> Duration {
     Duration::from_millis(rounds(full, few))
-}
-
-/// The seed that a test asks for, moved by the environment's offset.
-fn seed_of(seed: u64) -> u64 {
-    let offset = std::env::var("FLOTILLA_SEED_OFFSET").map(|offset| offset.parse::<u64>());
-    offset.map_or(seed, |offset| seed + 1_000 * offset.expect("FLOTILLA_SEED_OFFSET is a number"))
 }

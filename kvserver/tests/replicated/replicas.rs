@@ -2,6 +2,8 @@
 //! virtual time. A submission appends a word of its own to the one key, so that the answer, the key's
 //! version, says at which place of the value that word must stand: an increment that knows whose it is.
 
+use crate::fleet::{address, host};
+use crate::form::seed_of;
 use crate::history::History;
 use crate::machine_rig::write;
 use crate::plug::{Plug, Plugged};
@@ -63,14 +65,6 @@ pub(crate) struct Replicas {
     history: Arc<History>,
 }
 
-fn host(node: u64) -> String {
-    format!("h{node}")
-}
-
-fn address(node: u64) -> Address {
-    Address { peer: format!("{}:1", host(node)), http: format!("{}:2", host(node)) }
-}
-
 fn members() -> BTreeMap<NodeId, Address> {
     (1..=REPLICAS).map(|node| (NodeId(node), address(node))).collect()
 }
@@ -92,7 +86,7 @@ where
 
 /// Lets `test` run on new replicas, whose history is then held against what the value has become.
 pub(crate) async fn examine(raft: RaftConfig, seed: u64, test: impl AsyncFnOnce(&mut Replicas)) {
-    let seed = crate::seed_of(seed);
+    let seed = seed_of(seed);
     println!("seed {seed}");
     raftstore::seed(seed);
     let history = Arc::new(History::new(seed));

@@ -2,7 +2,7 @@
 
 use crate::cluster::{Cluster, Shape, examine};
 use crate::faults::{Faults, survive};
-use crate::history::{Seen, What};
+use crate::request::{Seen, What};
 use crate::wait::eventually;
 use proto::{
     BatchReply, BatchRequest, ClientId, Consistency, Expect, Item, Operation, Reply, Sequence, Stamp,

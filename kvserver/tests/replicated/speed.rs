@@ -7,13 +7,15 @@
 //! kvserver --test replicated -- --ignored`.
 
 use crate::birth;
-use crate::cluster::{Shape, examine, host};
-use crate::history::{History, Seen, What};
+use crate::cluster::{Shape, examine};
+use crate::fleet::host;
+use crate::history::History;
+use crate::request::{Seen, What};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use kvserver::Node;
+use kvserver::{Node, NodeConfig};
 use raftstore::{Link, SimulatedClock, SimulatedNetwork};
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,14 +64,14 @@ impl Connection {
 
 /// Times puts of one client, which asks one node after the other.
 async fn time_puts(shape: Shape) {
-    raftstore::seed(shape.seed());
+    raftstore::seed(shape.seed);
     let network = SimulatedNetwork::new();
     network.set_default_link(Link { delay_max: DELAY_MAX, ..Link::default() });
     let mut nodes = Vec::new();
     for (node, disk) in birth::disks(5).await {
         disk.set_sync_delay(SYNC_TIME);
         let (peers, clients) = (network.host(&host(node)), network.host(&front(node)));
-        let config = shape.config(node, format!("{}:80", front(node)));
+        let config = NodeConfig { http_listen: format!("{}:80", front(node)), ..shape.config(node) };
         let clock = Arc::new(SimulatedClock::starting_at(1_000_000));
         nodes.push(Node::start_within(config, Arc::new(disk), peers, clients, clock).await.unwrap());
     }
@@ -78,7 +80,7 @@ async fn time_puts(shape: Shape) {
         node.ready(PATIENCE).await.unwrap();
         connections.push(Connection::open(&network, number).await);
     }
-    let history = History::new(shape.seed());
+    let history = History::new(shape.seed);
     let timed = async {
         let (begun, ways) = (Instant::now(), connections.len());
         for number in 0..PUTS {

@@ -1,7 +1,7 @@
 //! The replicated state machine: what is submitted to it, and what its replicas make of that.
 
+use crate::form::{rounds, seed_of};
 use crate::replicas::{REPLICAS, Replicas, Told, examine};
-use crate::rounds;
 use futures_util::future::join_all;
 use raftstore::RaftConfig;
 use rand::rngs::StdRng;
@@ -102,7 +102,7 @@ async fn shutdown() {
 #[tokio::test(start_paused = true)]
 async fn restart_submit() {
     examine(RaftConfig::default(), 5, async |replicas| {
-        let mut dice = StdRng::seed_from_u64(crate::seed_of(5));
+        let mut dice = StdRng::seed_from_u64(seed_of(5));
         let (mut told, mut unanswered) = (Vec::new(), 0);
         for _ in 0..rounds(30, 5) {
             let old = replicas.submissions(replicas.leader().await, MANY);

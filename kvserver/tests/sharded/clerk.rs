@@ -2,7 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::door::{Answer, Door};
-use crate::history::{Seen, What};
+use crate::request::{Seen, What};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use reqwest::Method;

@@ -8,28 +8,12 @@
 //! - a read shows the value that the writes up to its version make;
 //! - whatever was answered before something else was asked stands before it in that order.
 
-use checker::{Answer, Limits, Operation, Recorder, Ticket, Verdict};
+use crate::request::{Seen, What};
+use checker::{Limits, Recorder, Ticket, Verdict};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
-
-/// What is asked of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum What {
-    Put(String),
-    Append(String),
-    Get,
-}
-
-/// What was answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
-    /// The key's version then; 0 where it was absent.
-    pub(crate) version: u64,
-    /// What a read showed.
-    pub(crate) value: Option<String>,
-}
 
 #[derive(Clone)]
 struct Event {
@@ -84,23 +68,14 @@ impl History {
 
     /// Notes a request before it is sent.
     pub(crate) fn invoke(&self, clerk: u64, key: &str, what: What) -> Asked {
-        let operation = match &what {
-            What::Put(value) => Operation::put(key, value),
-            What::Append(value) => Operation::append(key, value),
-            What::Get => Operation::get(key),
-        };
-        let ticket = self.recorder.invoke(clerk, operation);
+        let ticket = self.recorder.invoke(clerk, what.operation(key));
         Asked { clerk, key: key.to_owned(), what, invoked: nanoseconds_since(self.born), ticket }
     }
 
     /// Notes its answer.
     pub(crate) fn complete(&self, asked: Asked, seen: Seen) {
         let Asked { clerk, key, what, invoked, ticket } = asked;
-        ticket.ok(match (&what, &seen.value) {
-            (What::Get, None) => Answer::Absent,
-            (What::Get, Some(value)) => Answer::value(value, seen.version),
-            (What::Put(_) | What::Append(_), _) => Answer::written(seen.version),
-        });
+        ticket.ok(seen.answer(&what));
         let event = Event { clerk, what, invoked, completed: nanoseconds_since(self.born), seen };
         self.lock().entry(key).or_default().push(event);
     }

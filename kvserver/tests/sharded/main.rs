@@ -4,7 +4,8 @@
 //! Whole nodes in one process: simulated disks and peer network, real HTTP on loopback, real time with short
 //! elections. A group of the examination is a group here; its servers are the nodes that hold the group's replicas.
 //! There are nine nodes where a group is to be taken down alone: groups of three replicas fill them one after another,
-//! so that the first three groups share no node. The controller is group 0; it has a replica on every first node. To join is to add a group, to leave is to remove it; a group that comes back has another id.
+//! so that the first three groups share no node. The controller is group 0; it has a replica on every first node. To
+//! join is to add a group, to leave is to remove it; a group that comes back has another id.
 //!
 //! Every answer that a clerk got is recorded, and [`history::History::check`] holds all of them against each other at
 //! the end of each test.
@@ -22,35 +23,30 @@ mod door;
 #[path = "../cluster/fleet.rs"]
 mod fleet;
 
+#[allow(dead_code, reason = "shared with the tests of a replicated group, which use all of it")]
+mod rack;
+
 mod churn;
 mod clerk;
 mod cluster;
 mod controllers;
+mod form;
 mod history;
 mod joining;
 mod map;
 mod plug;
 mod progress;
 mod recovery;
+mod request;
 mod serving;
 mod storage;
 mod unreliable;
 mod wait;
 
+use form::rounds;
 use std::time::Duration;
-
-/// The rounds that a row asks for, or `few` in the default run.
-fn rounds(full: u64, few: u64) -> u64 {
-    if std::env::var_os("FLOTILLA_FULL_ROUNDS").is_some() { full } else { few }
-}
 
 /// The seconds that a row asks for, or `few` in the default run.
 fn seconds(full: u64, few: u64) -> Duration {
     Duration::from_secs(rounds(full, few))
-}
-
-/// The seed that a test asks for, moved by the environment's offset.
-fn seed_of(seed: u64) -> u64 {
-    let offset = std::env::var("FLOTILLA_SEED_OFFSET").map(|offset| offset.parse::<u64>());
-    offset.map_or(seed, |offset| seed + 1_000 * offset.expect("FLOTILLA_SEED_OFFSET is a number"))
 }

@@ -129,6 +129,10 @@ impl Machine for Journal {
         self.time_ms
     }
 
+    fn copy_bytes(&self) -> u64 {
+        self.writers.keys().map(|writer| writer.len() as u64 + RECORD_BYTES).sum()
+    }
+
     fn copy_begin(&mut self) -> CopyId {
         self.next_copy += 1;
         let id = CopyId(self.next_copy);

@@ -32,6 +32,10 @@ impl Machine for Fragile {
         0
     }
 
+    fn copy_bytes(&self) -> u64 {
+        0
+    }
+
     fn copy_begin(&mut self) -> CopyId {
         assert!(self.breaks != Breaks::Beginning, "cannot begin");
         CopyId(0)

@@ -5,10 +5,11 @@
 
 use super::{ATTEMPT_PACE, ATTEMPT_TIME_MAX, ControllerHandle, ExecuteError, is_in_touch};
 use crate::api::{CONTROLLER_SERVICE, Plan, Question, Word};
+use crate::failpoint::{Failpoint, reach};
 use crate::machine::ControllerMachine;
 use bytes::Bytes;
-use proto::{ControllerAnswer, NodeId};
-use raftstore::{CallError, ProposeError};
+use proto::{ControllerAnswer, ControllerCommand, NodeId};
+use raftstore::{CallError, Group, ProposeError};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -27,15 +28,7 @@ impl ControllerHandle {
             return Word::Busy("a quorum is out of the leader's reach".to_owned());
         }
         match question {
-            Question::Execute(command) => match group.propose(Bytes::from(proto::encode(command))).await {
-                Ok(answer) => match proto::decode::<ControllerAnswer>(&answer) {
-                    Ok(answer) => Word::Executed(answer),
-                    Err(error) => Word::Unknown(error.to_string()),
-                },
-                Err(ProposeError::NotLeader { leader, .. }) => Word::NotLeader(leader),
-                Err(ProposeError::Unknown { why, .. }) => Word::Unknown(why.to_owned()),
-                Err(refused) => Word::Busy(refused.to_string()),
-            },
+            Question::Execute(command) => self.carry_out(&group, command).await,
             Question::History(epoch) => {
                 match group.read(|machine| machine.controller().shard_map(*epoch)).await {
                     Ok(map) => Word::History(map),
@@ -73,6 +66,27 @@ impl ControllerHandle {
             Question::Follow { .. } | Question::Member { .. } => {
                 unreachable!("not for the controller's leader alone")
             }
+        }
+    }
+
+    /// Has the group carry a command out, where this node leads it.
+    async fn carry_out(&self, group: &Group<ControllerMachine>, command: &ControllerCommand) -> Word {
+        let (node, change) = (self.host.node(), &command.change);
+        if group.leads() {
+            reach(node, change, Failpoint::Asked).await;
+        }
+        let proposed = group.propose(Bytes::from(proto::encode(command))).await;
+        if proposed.is_ok() {
+            reach(node, change, Failpoint::Committed).await;
+        }
+        match proposed {
+            Ok(answer) => match proto::decode::<ControllerAnswer>(&answer) {
+                Ok(answer) => Word::Executed(answer),
+                Err(error) => Word::Unknown(error.to_string()),
+            },
+            Err(ProposeError::NotLeader { leader, .. }) => Word::NotLeader(leader),
+            Err(ProposeError::Unknown { why, .. }) => Word::Unknown(why.to_owned()),
+            Err(refused) => Word::Busy(refused.to_string()),
         }
     }
 

@@ -103,7 +103,8 @@ fn bytes_in_and_out() {
     assert_eq!(machine.time_ms(), 0);
 }
 
-/// A copy, in pieces of whatever size, gives an equal machine, which answers all queries alike.
+/// A copy, in pieces of whatever size, gives an equal machine, which answers all queries alike. In one piece it takes
+/// what was said that it would, and the piece's head.
 #[test]
 fn a_copy_is_equal() {
     let mut machine = eventful();
@@ -117,6 +118,8 @@ fn a_copy_is_equal() {
             assert_eq!(ask(&copy), ask(&machine));
         }
     }
+    let [whole] = &pieces(&mut machine, usize::MAX)[..] else { panic!("the state is small") };
+    assert_eq!(whole.len() as u64, machine.copy_bytes() + 9);
 }
 
 /// A copy holds what changed while it was made: its last piece makes it exactly the present state. Copies do

@@ -74,6 +74,20 @@ fn pieces_of_any_size_make_a_copy() {
     }
 }
 
+/// What a copy would take is told before it begins as its first step tells it, but for what that step hands out.
+#[test]
+fn a_copys_size_is_known_before_it_begins() {
+    let mut rig = filled();
+    for operation in [put(b"large", &[7; 10_000]), delete(b"key000")] {
+        rig.apply(S0, None, operation);
+        let told = rig.machine.copy_bytes();
+        let copy = rig.machine.copy_begin();
+        let first = rig.machine.copy_next(copy, 1);
+        rig.machine.copy_end(copy);
+        assert!(first.remaining <= told && told <= first.remaining + 100, "{told}, {}", first.remaining);
+    }
+}
+
 /// Changes ahead of a copy cost it nothing; changes behind it are handed out again, removals as tombstones.
 #[test]
 fn changes_behind_the_copy_follow() {

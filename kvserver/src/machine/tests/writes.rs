@@ -2,6 +2,7 @@
 
 use super::super::bounds::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use super::*;
+use proto::{CopyToken, PieceEnd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A key's version counts its changes from its creation, a shard's revision all of the shard's.
@@ -95,11 +96,14 @@ fn what_cannot_be_read_stops_the_machine() {
     rig.write(put(b"k", b"v"));
     let before = (rig.machine.digest(), rig.machine.time_ms());
     rig.time_ms += 3_600_000;
+    let step = MoveStep::ImportPiece { copy: CopyToken(1), number: 0, end: PieceEnd::More, bytes: b"\x03" };
+    let later_piece = proto::encode(&Command::Move(MoveCommand { shard: ShardId(0), epoch: Epoch(5), step }));
     for (bytes, why) in [
         (&b""[..], "message is empty"),
         (b"\x02\x00", "message has format version 2, this build reads 1"),
         (b"\x01\xfa", "message is malformed"),
         (b"\x01\x01\x00\x01\x00", "stray bytes"),
+        (&later_piece, "piece has format version 3, this build reads 2"),
     ] {
         let panic = catch_unwind(AssertUnwindSafe(|| rig.apply_bytes(bytes))).unwrap_err();
         let told = panic.downcast_ref::<String>().unwrap();

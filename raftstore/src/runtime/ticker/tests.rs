@@ -32,6 +32,10 @@ impl Machine for Nothing {
         0
     }
 
+    fn copy_bytes(&self) -> u64 {
+        0
+    }
+
     fn copy_begin(&mut self) -> CopyId {
         CopyId(0)
     }

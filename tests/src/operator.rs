@@ -1,0 +1,103 @@
+//! What an operator sees of a cluster and asks of it: the map, who leads, moves of shards.
+
+use crate::{Cluster, eventually, http};
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+impl Cluster {
+    /// Has the cluster make a change, through whichever node gets it done.
+    ///
+    /// # Panics
+    /// If the change makes no sense, or is not made in time.
+    pub async fn change(&self, method: Method, path: &str, body: &str) {
+        eventually(path, async || {
+            let status = self.ask(method.clone(), path, body).await?;
+            assert!(status == 200 || status.as_u16() >= 409, "{path}: {status}");
+            (status == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// Asks a node that runs for a change, once: how it answers, where it does.
+    pub async fn ask(&self, method: Method, path: &str, body: &str) -> Option<StatusCode> {
+        let node = self.nodes().iter().find(|node| node.is_running())?;
+        let url = format!("http://{}{path}", node.http());
+        let answer = http().request(method, url).body(body.to_owned()).send().await.ok()?;
+        Some(answer.status())
+    }
+
+    /// The map of a node that runs.
+    pub async fn map(&self) -> Option<Value> {
+        self.nodes().iter().find(|node| node.is_running())?.get_json("/v1/cluster/map").await
+    }
+
+    /// The shard of a key, as a node that runs tells it.
+    ///
+    /// # Panics
+    /// If no node tells it in time, or the key is absent.
+    pub async fn shard_of(&self, key: &str) -> u64 {
+        eventually(&format!("the shard of {key} is told"), async || {
+            let node = self.nodes().iter().find(|node| node.is_running())?;
+            let answer = http().get(format!("http://{}/v1/kv/{key}", node.http())).send().await.ok()?;
+            answer.headers().get("flotilla-shard")?.to_str().ok()?.parse().ok()
+        })
+        .await
+    }
+
+    /// The group that serves a shard and the one that is to serve it, by a node's map; and whether a move of
+    /// it is listed.
+    pub async fn place(&self, shard: u64) -> Option<Place> {
+        let map = self.map().await?;
+        let runs = map["shard_runs"].as_array()?;
+        let within = |run: &&Value| run[0].as_u64() <= Some(shard) && Some(shard) <= run[1].as_u64();
+        let run = runs.iter().find(within)?;
+        let moves = map["moves"].as_array()?.iter().any(|moving| moving["shard"] == shard);
+        Some(Place { owner: run[2].as_u64()?, target: run[3].as_u64()?, moves })
+    }
+
+    /// Where a shard is, once no move of it is listed and it is where it is to be.
+    ///
+    /// # Panics
+    /// If it does not come to rest in time.
+    pub async fn owner(&self, shard: u64) -> u64 {
+        eventually(&format!("shard {shard} is where it is to be"), async || {
+            let place = self.place(shard).await?;
+            (!place.moves && place.owner == place.target).then_some(place.owner)
+        })
+        .await
+    }
+
+    /// Who leads each group of data, once each is led by the node to which its lead belongs.
+    ///
+    /// # Panics
+    /// If that does not come to be in time.
+    pub async fn leaders(&self) -> BTreeMap<u64, u64> {
+        eventually("every group is led by whom it belongs to", async || {
+            let map = self.map().await?;
+            let mut leaders = BTreeMap::new();
+            for group in map["groups"].as_array()?.iter().filter(|group| group["id"] != 0) {
+                let (id, preferred) = (group["id"].as_u64()?, group["preferred"].as_u64()?);
+                let node = self.nodes().iter().find(|node| node.id() == preferred)?;
+                let status = node.get_json("/v1/status").await?;
+                let replicas = status["groups"].as_array()?;
+                let replica = replicas.iter().find(|replica| replica["id"] == id)?;
+                (replica["role"] == "leader").then_some(())?;
+                leaders.insert(id, preferred);
+            }
+            Some(leaders)
+        })
+        .await
+    }
+}
+
+/// Where a shard is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The group that serves it.
+    pub owner: u64,
+    /// The group that is to serve it.
+    pub target: u64,
+    /// Whether a move of it is listed.
+    pub moves: bool,
+}
