@@ -68,7 +68,8 @@ impl Builder {
         self
     }
 
-    /// Connects: asks the seeds for the cluster until one answers, within the deadline of one call.
+    /// Connects: asks the seeds for the cluster until one answers, within the deadline of one call; once, where all
+    /// refuse the connection and [`Config::awaits_seeds`] is false.
     ///
     /// # Errors
     /// [`Error::Config`] where a setting is wrong, [`Error::Unavailable`] where no seed answered.

@@ -16,6 +16,9 @@ pub struct Config {
     /// Where to ask first, as `host:port` or `http://host:port`; at least one. More are learned from the
     /// cluster. Default: none.
     pub seeds: Vec<String>,
+    /// Whether connecting goes on up to the deadline although every seed refuses the connection: a program may start
+    /// before its cluster. Default true. Say false where somebody waits who would rather be told at once.
+    pub awaits_seeds: bool,
     /// The time that a call may take in all, retries included. Default 10 s, at most [`DEADLINE_MAX`]. Shorten
     /// it where a late answer is worthless, lengthen it to sit out longer faults.
     pub deadline: Duration,
@@ -52,6 +55,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             seeds: Vec::new(),
+            awaits_seeds: true,
             deadline: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(1),

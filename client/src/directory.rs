@@ -10,11 +10,13 @@ use crate::cluster::{Cluster, Group, address};
 use crate::fault::Fault;
 use crate::lane::{Lane, Shared};
 use crate::sync::lock;
+use crate::transport::TransportError;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use proto::{Code, GroupId, NodeId};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::Ordering as Atomic;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,6 +27,9 @@ use tokio::time::Instant;
 /// How long one seed is asked alone before the next is asked beside it: a seed that swallows everything costs no more
 /// than this, and one that is merely far away is not passed over.
 const SEED_PACE: Duration = Duration::from_millis(100);
+
+/// After how long without an answer from any seed it is said in the log what is waited for.
+const NOTICE: Duration = Duration::from_secs(1);
 
 const CLUSTER_PATH: &str = "/v1/cluster";
 
@@ -132,20 +137,31 @@ impl Directory {
                 seeds.push(Arc::new(Lane::new(address, shared.clone())));
             }
         }
-        let deadline = Instant::now() + shared.config.deadline;
-        let (mut attempts, mut last) = (0, vec!["deadline passed".to_owned(); seeds.len()]);
+        let began = Instant::now();
+        let deadline = began + shared.config.deadline;
+        let (mut attempts, mut last) = (0, vec![Silence::Lasting; seeds.len()]);
         let search = async {
+            let mut told = false;
             loop {
                 if let Some(cluster) = ask_all(&seeds, &shared, &mut attempts, &mut last).await {
-                    return cluster;
+                    return Some(cluster);
                 }
                 let Shared { config, random, .. } = &*shared;
+                if !config.awaits_seeds && last.iter().all(|why| matches!(why, Silence::Refused(_))) {
+                    return None;
+                }
+                if !told && began.elapsed() >= NOTICE {
+                    let left = deadline.saturating_duration_since(Instant::now()).as_secs();
+                    let why = by_reason(&seeds, &last);
+                    tracing::warn!("no node has answered yet, goes on asking for {left} s: {why}");
+                    told = true;
+                }
                 tokio::time::sleep(random.backoff(attempts, config.backoff_min, config.backoff_max)).await;
             }
         };
         match tokio::time::timeout_at(deadline, search).await {
-            Ok(cluster) => Ok(Self::new(shared, seeds, cluster)),
-            Err(_) => Err(Error::Unavailable { attempts, last: by_reason(&seeds, &last) }),
+            Ok(Some(cluster)) => Ok(Self::new(shared, seeds, cluster)),
+            Ok(None) | Err(_) => Err(Error::Unavailable { attempts, last: by_reason(&seeds, &last) }),
         }
     }
 
@@ -307,18 +323,19 @@ impl Directory {
                 Ok(cluster) if cluster.epoch >= self.cluster().epoch => return Ok(self.adopt(cluster)),
                 Ok(cluster) if older.as_ref().is_some_and(|older| older.epoch >= cluster.epoch) => {}
                 Ok(cluster) => older = Some(cluster),
-                Err(error) => last = format!("{}: {error}", lane.address()),
+                Err(why) => last = format!("{}: {why}", lane.address()),
             }
         }
         older.map(|cluster| self.adopt(cluster)).ok_or(Error::Unavailable { attempts, last })
     }
 
     /// A fetched view, unless it is of another cluster.
-    fn of_ours(&self, cluster: Cluster) -> Result<Cluster, String> {
+    fn of_ours(&self, cluster: Cluster) -> Result<Cluster, Silence> {
         let ours = self.cluster();
         if (&cluster.name, cluster.shards) != (&ours.name, ours.shards) {
             tracing::warn!(ours = %ours.name, theirs = %cluster.name, "node belongs to another cluster");
-            return Err(format!("node belongs to another cluster: {} of {}", cluster.name, cluster.shards));
+            let why = format!("node belongs to another cluster: {} of {}", cluster.name, cluster.shards);
+            return Err(Silence::Failed(why));
         }
         Ok(cluster)
     }
@@ -436,11 +453,42 @@ impl View {
     }
 }
 
+/// Why a node has not described the cluster.
+#[derive(Clone, Debug)]
+enum Silence {
+    /// Its answer is waited for.
+    Lasting,
+    /// Nobody listens there.
+    Refused(String),
+    Failed(String),
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lasting => f.write_str("no answer yet"),
+            Self::Refused(why) | Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<TransportError> for Silence {
+    fn from(error: TransportError) -> Self {
+        let why = error.to_string();
+        match error {
+            TransportError::Refused(_) => Self::Refused(why),
+            TransportError::NotSent(_) | TransportError::NoAnswer(_) | TransportError::TooLarge { .. } => {
+                Self::Failed(why)
+            }
+        }
+    }
+}
+
 /// `lanes` with the reason why each failed, those of one reason together: `a:1, b:1: refused; c:1: timed out`.
-fn by_reason(lanes: &[Arc<Lane>], reasons: &[String]) -> String {
-    let mut addresses: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+fn by_reason(lanes: &[Arc<Lane>], reasons: &[Silence]) -> String {
+    let mut addresses: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (lane, reason) in lanes.iter().zip(reasons) {
-        addresses.entry(reason).or_default().push(lane.address());
+        addresses.entry(reason.to_string()).or_default().push(lane.address());
     }
     let parts = addresses.iter().map(|(reason, addresses)| format!("{}: {reason}", addresses.join(", ")));
     parts.collect::<Vec<_>>().join("; ")
@@ -452,7 +500,7 @@ async fn ask_all(
     lanes: &[Arc<Lane>],
     shared: &Shared,
     attempts: &mut u32,
-    last: &mut [String],
+    last: &mut [Silence],
 ) -> Option<Cluster> {
     let mut asking = FuturesUnordered::new();
     let mut unasked = lanes.iter().enumerate();
@@ -467,18 +515,17 @@ async fn ask_all(
         };
         match answered {
             Ok(Some((_, Ok(cluster)))) => return Some(cluster),
-            Ok(Some((index, Err(error)))) => last[index] = error,
+            Ok(Some((index, Err(why)))) => last[index] = why,
             Ok(None) => return None,
             Err(_) => {}
         }
     }
 }
 
-async fn fetch(lane: &Lane, shared: &Shared) -> Result<Cluster, String> {
-    let response =
-        lane.get(CLUSTER_PATH, shared.answer_timeout()).await.map_err(|error| error.to_string())?;
+async fn fetch(lane: &Lane, shared: &Shared) -> Result<Cluster, Silence> {
+    let response = lane.get(CLUSTER_PATH, shared.answer_timeout()).await?;
     if response.status != 200 {
-        return Err(Fault::of_refusal(&response).describe());
+        return Err(Silence::Failed(Fault::of_refusal(&response).describe()));
     }
-    Cluster::parse(&response.body)
+    Cluster::parse(&response.body).map_err(Silence::Failed)
 }

@@ -133,7 +133,7 @@ impl From<TransportError> for Fault {
     fn from(error: TransportError) -> Self {
         let message = error.to_string();
         match error {
-            TransportError::NotSent(_) => Self::not_sent(message),
+            TransportError::NotSent(_) | TransportError::Refused(_) => Self::not_sent(message),
             TransportError::NoAnswer(_) => Self::no_answer(message),
             TransportError::TooLarge { .. } => {
                 Self { node_failed: false, oversize: true, ..Self::no_answer(message) }

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use std::error::Error as _;
+use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -83,14 +84,18 @@ fn failure(error: reqwest::Error) -> TransportError {
     let error = error.without_url();
     let mut causes = vec![error.to_string()];
     let mut source = error.source();
+    let mut is_refused = false;
     while let Some(cause) = source {
         causes.push(cause.to_string());
+        is_refused |= cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionRefused);
         source = cause.source();
     }
     if error.is_connect() {
         // What lies between says in other words that there was no connection.
-        let innermost = causes.pop().unwrap_or_default();
-        TransportError::NotSent(format!("cannot connect: {innermost}"))
+        let why = format!("cannot connect: {}", causes.pop().unwrap_or_default());
+        if is_refused { TransportError::Refused(why) } else { TransportError::NotSent(why) }
     } else if error.is_builder() {
         TransportError::NotSent(causes.join(": "))
     } else {

@@ -55,6 +55,9 @@ pub enum TransportError {
     /// No byte of the request reached the node: it was refused, or had no connection to travel on.
     #[error("not sent: {0}")]
     NotSent(String),
+    /// No byte of it reached a node either: nobody listens at the address, or somebody who wants no connection.
+    #[error("not sent: {0}")]
+    Refused(String),
     /// It may have reached the node.
     #[error("no answer: {0}")]
     NoAnswer(String),

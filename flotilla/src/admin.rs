@@ -3,27 +3,33 @@
 //! A change is sent to one node and never said again: only a node that could not be connected to is passed over for
 //! the next, because nothing can have reached it.
 
-use crate::arguments::{NOBODY_ADVICE, NODES_DEFAULT, nodes_help, parse_nodes, parse_timeout};
+use crate::arguments::{NOBODY_ADVICE, NODES_DEFAULT, NOTICE, nodes_help, parse_nodes, parse_timeout};
+use crate::cause;
 use crate::error::Error;
 use crate::kv::Failure;
 use crate::output::OutputFormat;
 use crate::terminal::say;
 use kvserver::service::MapJson;
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::pin::pin;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// The exit codes of these commands.
 pub(crate) const EXIT_CODES: &str = "Exit codes:
   0  done
   1  refused or failed, without effect
-  2  the command line is wrong
+  2  the command line is wrong, or a value in it that no cluster would take
   5  the change may or may not have happened: look at `flotilla shard map` before trying again";
 
 /// How much longer than the node is waited for its answer, which knows the outcome.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// How long a connection may take to be made before the next node is tried: one that swallows everything is not to take
+/// the time of those behind it.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How often is looked while something is waited for.
 const WAIT_PACE: Duration = Duration::from_millis(100);
@@ -42,7 +48,7 @@ pub(crate) struct AdminArgs {
     /// What results look like
     #[arg(long, global = true, value_enum, default_value_t)]
     output: OutputFormat,
-    /// How long one request may take: 500ms, 10s, 1m; at most 1m
+    /// How long one request may take: 500ms, 10s (or 10), 1m; at most 1m
     #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = parse_timeout)]
     timeout: Duration,
     /// Refuse the change unless the map is at this epoch, as `shard map` and `shard plan` tell it
@@ -199,7 +205,7 @@ async fn exchange(args: &AdminArgs, asking: &Asking) -> Result<Told, Failure> {
     }
     let http = reqwest::Client::builder()
         .timeout(args.timeout + GRACE)
-        .connect_timeout(args.timeout)
+        .connect_timeout(args.timeout.min(CONNECT_TIME_MAX))
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .build()
@@ -214,13 +220,25 @@ async fn exchange(args: &AdminArgs, asking: &Asking) -> Result<Told, Failure> {
         if let Some(body) = &asking.body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
-        match request.send().await {
+        match patiently(&node, args.timeout, request.send()).await {
             Ok(response) => return answer(asking, response).await,
-            Err(error) if error.is_connect() => unreached.push(format!("{node}: {error}")),
-            Err(error) => return Err(unknown(asking, error.to_string())),
+            Err(error) if error.is_connect() => unreached.push(format!("{node}: {}", cause::chain(error))),
+            Err(error) => return Err(unknown(asking, format!("{node}: {}", cause::chain(error)))),
         }
     }
     Err(Failure::Failed(format!("no node answered: {}; {NOBODY_ADVICE}", unreached.join("; "))))
+}
+
+/// Says on stderr who is waited for, where that takes a while.
+async fn patiently<T>(node: &str, time_max: Duration, asked: impl Future<Output = T>) -> T {
+    let mut asked = pin!(asked);
+    match timeout(NOTICE, &mut asked).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            tracing::warn!("{node} has not answered yet, is waited for up to {} s", time_max.as_secs());
+            asked.await
+        }
+    }
 }
 
 async fn answer(asking: &Asking, response: reqwest::Response) -> Result<Told, Failure> {
@@ -228,13 +246,14 @@ async fn answer(asking: &Asking, response: reqwest::Response) -> Result<Told, Fa
     if response.content_length().is_none_or(|length| length > ANSWER_BYTES_MAX) {
         return Err(unknown(asking, format!("answered {status} with too long a body")));
     }
-    let body = response.text().await.map_err(|error| unknown(asking, error.to_string()))?;
+    let body = response.text().await.map_err(|error| unknown(asking, cause::chain(error)))?;
     if status.is_success() {
         return Ok(Told::Answer(body));
     }
     let problem: Value = serde_json::from_str(&body).unwrap_or_default();
     let detail = problem["detail"].as_str().unwrap_or(&body);
     let failure = match problem["outcome"].as_str() {
+        Some("none") if status == StatusCode::BAD_REQUEST => Failure::Usage(detail.to_owned()),
         Some("none") => Failure::Failed(detail.to_owned()),
         _ => unknown(asking, format!("answered {status}: {detail}")),
     };
@@ -259,6 +278,35 @@ pub(crate) fn nodes(list: &str) -> Result<Vec<String>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// A node that answers once, with `status` and a refusal without effect; what becomes of a change there.
+    async fn refusal(status: u16) -> Failure {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let node = listener.local_addr().expect("a bound address").to_string();
+        let answering = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("it is asked");
+            let read = stream.read(&mut [0; 1 << 12]).await.expect("a request");
+            let body = r#"{"code":"c","detail":"it will not do","outcome":"none"}"#;
+            let head = format!("HTTP/1.1 {status} No\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all((head + body).as_bytes()).await.expect("it listens");
+            read
+        });
+        let timeout = Duration::from_secs(60);
+        let args = AdminArgs { nodes: Some(node), output: OutputFormat::Text, timeout, expect: None };
+        let failure = send(&args, &Asking::delete("/v1/cluster/groups/1")).await.expect_err("it is refused");
+        assert!(answering.await.expect("it answers") > 0);
+        assert_eq!(failure.to_string(), "it will not do");
+        failure
+    }
+
+    /// What a node refuses as wrong in itself is the command line's fault; what the cluster does not allow now is not.
+    #[tokio::test]
+    async fn wrong_requests_are_wrong_command_lines() {
+        assert!(matches!(refusal(400).await, Failure::Usage(_)));
+        assert!(matches!(refusal(409).await, Failure::Failed(_)));
+    }
 
     /// Only a change can be of unknown outcome.
     #[test]

@@ -7,6 +7,9 @@ use std::time::Duration;
 /// The longest time that one question may be given.
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
+/// After how long without an answer it is said on stderr what is waited for.
+pub(crate) const NOTICE: Duration = Duration::from_secs(1);
+
 /// The longest time that something may be waited for.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
 

@@ -12,6 +12,7 @@ mod single;
 
 use crate::arguments::{NOBODY_ADVICE, NODES_DEFAULT, nodes_help, parse_time};
 use crate::output::OutputFormat;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use client::Client;
 pub(crate) use failure::Failure;
@@ -38,7 +39,7 @@ pub(crate) struct KvArgs {
     /// What results look like
     #[arg(long, global = true, value_enum, default_value_t)]
     output: OutputFormat,
-    /// How long one call may take, retries included: 500ms, 10s, 2m; at most 5m. Longer over slow lines: a node is waited
+    /// How long one call may take, retries included: 500ms, 10s (or 10), 2m; at most 5m. Longer over slow lines: a node is waited
     /// for a fifth of it, two seconds at least, and a second for each 256 KiB that is sent
     #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     timeout: Duration,
@@ -52,12 +53,14 @@ enum Command {
     #[command(after_help = EXIT_CODES)]
     Get {
         /// The key
+        #[arg(value_parser = key_parser())]
         key: OsString,
     },
     /// Set a key, whatever it was
     #[command(after_help = EXIT_CODES)]
     Put {
         /// The key
+        #[arg(value_parser = key_parser())]
         key: OsString,
         #[command(flatten)]
         value: single::ValueArgs,
@@ -66,6 +69,7 @@ enum Command {
     #[command(after_help = EXIT_CODES)]
     Append {
         /// The key
+        #[arg(value_parser = key_parser())]
         key: OsString,
         #[command(flatten)]
         value: single::ValueArgs,
@@ -74,6 +78,7 @@ enum Command {
     #[command(after_help = EXIT_CODES)]
     Cas {
         /// The key
+        #[arg(value_parser = key_parser())]
         key: OsString,
         /// The version that the key must be at; 0: it must not exist
         #[arg(long)]
@@ -85,6 +90,7 @@ enum Command {
     #[command(after_help = EXIT_CODES)]
     Del {
         /// The key
+        #[arg(value_parser = key_parser())]
         key: OsString,
         /// Only if the key is at this version, from 1
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
@@ -132,6 +138,14 @@ enum Command {
     },
 }
 
+/// A key as it was typed. None is empty.
+fn key_parser() -> impl TypedValueParser<Value = OsString> {
+    OsStringValueParser::new().try_map(|key: OsString| match key.is_empty() {
+        true => Err("a key has at least one byte"),
+        false => Ok(key),
+    })
+}
+
 /// How long one node is waited for, of the time that a call has: several can be tried within it. A slow line needs a long
 /// `--timeout`.
 fn attempt_timeout(timeout: Duration) -> Duration {
@@ -148,17 +162,7 @@ pub(crate) async fn run(args: KvArgs) -> Result<(), Failure> {
 
 async fn carry_out(args: KvArgs) -> Result<(), Failure> {
     let KvArgs { nodes, output, timeout, command } = args;
-    let nodes = nodes.unwrap_or_else(|| NODES_DEFAULT.to_owned());
-    let seeds = nodes.split(',').map(str::trim).filter(|node| !node.is_empty());
-    let attempt_timeout = attempt_timeout(timeout).min(client::DEADLINE_MAX);
-    let config = client::Config { deadline: timeout, attempt_timeout, ..client::Config::default() };
-    let connected = Client::builder().config(config).seeds(seeds).connect().await;
-    let client = connected.map_err(|error| match error {
-        client::Error::Unavailable { last, .. } => {
-            Failure::Failed(format!("no node answered: {last}; {NOBODY_ADVICE}"))
-        }
-        error => error.into(),
-    })?;
+    let client = connect(nodes.as_deref(), timeout).await?;
     match command {
         Command::Get { key } => single::get(&client, output, &bytes(key)).await,
         Command::Put { key, value } => single::put(&client, output, &bytes(key), value).await,
@@ -179,6 +183,27 @@ async fn carry_out(args: KvArgs) -> Result<(), Failure> {
             export::run(&client, output, &file, &bytes(prefix), format).await
         }
     }
+}
+
+/// A client of the cluster of `nodes`, or of the default ones. Who types a command is told at once where nobody listens,
+/// rather than at the end of the time that a call may take.
+pub(crate) async fn connect(nodes: Option<&str>, timeout: Duration) -> Result<Client, Failure> {
+    let nodes = nodes.unwrap_or(NODES_DEFAULT);
+    let seeds = nodes.split(',').map(str::trim).filter(|node| !node.is_empty());
+    let attempt_timeout = attempt_timeout(timeout).min(client::DEADLINE_MAX);
+    let config = client::Config {
+        awaits_seeds: false,
+        deadline: timeout,
+        attempt_timeout,
+        ..client::Config::default()
+    };
+    let connected = Client::builder().config(config).seeds(seeds).connect().await;
+    connected.map_err(|error| match error {
+        client::Error::Unavailable { last, .. } => {
+            Failure::Failed(format!("no node answered: {last}; {NOBODY_ADVICE}"))
+        }
+        error => error.into(),
+    })
 }
 
 /// An argument's bytes as they were typed, UTF-8 or not.
@@ -245,6 +270,10 @@ mod tests {
             "kv get k --timeout fast",
         ] {
             assert!(parse(line).is_err(), "{line}");
+        }
+        for empty in [&["kv", "get", ""][..], &["kv", "put", "", "v"], &["kv", "del", ""]] {
+            let why = Line::try_parse_from(empty).expect_err("no key is empty");
+            assert_eq!(why.exit_code(), 2, "{why}");
         }
     }
 }

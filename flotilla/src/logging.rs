@@ -7,14 +7,15 @@ use tracing_subscriber::EnvFilter;
 
 /// For a node: what we say ourselves, and what libraries say when something is wrong. Where openraft answers a call
 /// with an error, the caller says what matters of it; openraft itself says it also of every call that a clean stop
-/// cuts off.
-pub(crate) const NODE_FILTER: &str =
-    "warn,flotilla=info,kvserver=info,raftstore=info,openraft=error,openraft::raft=off,sled=warn,hyper=warn";
+/// cuts off, and of every heartbeat that is answered when its group has just ended.
+pub(crate) const NODE_FILTER: &str = "warn,flotilla=info,kvserver=info,raftstore=info,\
+    openraft=error,openraft::raft=off,openraft::core::heartbeat=off,sled=warn,hyper=warn";
 
 /// For all nodes in one process, which start one after the other and stop together: as [`NODE_FILTER`], without their
 /// word on peers that are not there yet or not any more.
 pub(crate) const DEV_FILTER: &str = "warn,flotilla=info,kvserver=info,raftstore=info,raftstore::host=warn,\
-    raftstore::transport::lane=error,openraft=error,openraft::raft=off,sled=warn,hyper=warn";
+    raftstore::transport::lane=error,openraft=error,openraft::raft=off,openraft::core::heartbeat=off,\
+    sled=warn,hyper=warn";
 
 /// For commands that ask a cluster: only what is wrong, since their answer stands on stdout.
 pub(crate) const COMMAND_FILTER: &str = "warn";

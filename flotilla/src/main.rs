@@ -5,6 +5,7 @@
 mod admin;
 mod arguments;
 mod bench;
+mod cause;
 mod config;
 mod dev;
 mod error;

@@ -7,6 +7,7 @@ use crate::terminal::{columns, human_time};
 use clap::Subcommand;
 use kvserver::service::{ChangedJson, MapJson};
 use serde_json::json;
+use shardctrler::bounds::DEAD_AFTER_MIN_MS;
 use std::time::Duration;
 
 /// What is to be done.
@@ -36,7 +37,7 @@ pub(crate) enum Command {
     /// Say how long any node may be silent before it counts as dead and its replicas are rebuilt on others
     #[command(after_help = EXIT_CODES)]
     DeadAfter {
-        /// How long: 30s, 10m; at least 5s
+        /// How long: 30s (or 30), 10m; at least 5s
         #[arg(value_parser = parse_silence)]
         time: Duration,
     },
@@ -44,7 +45,11 @@ pub(crate) enum Command {
 
 fn parse_silence(text: &str) -> Result<Duration, String> {
     let time = parse_time(text)?;
-    if time.is_zero() { Err(format!("must be above 0: {text}")) } else { Ok(time) }
+    let least = Duration::from_millis(DEAD_AFTER_MIN_MS);
+    match time < least {
+        true => Err(format!("must be at least {} s: {text}", least.as_secs())),
+        false => Ok(time),
+    }
 }
 
 /// Carries the command out.
@@ -115,15 +120,16 @@ mod tests {
         assert_eq!(text, want);
     }
 
-    /// Times are said as exactly as they were given, and none is no time.
+    /// Times are said as exactly as they were given, and what no cluster takes is refused.
     #[test]
     fn silences() {
-        for (text, said) in [("30s", "30s"), ("1500ms", "1500ms"), ("10m", "10m0s")] {
+        for (text, said) in [("30s", "30s"), ("5500ms", "5500ms"), ("10m", "10m0s")] {
             let ms = parse_silence(text).expect(text).as_millis() as u64;
             assert_eq!(silence(ms), said);
         }
-        for bad in ["0", "0ms", "soon"] {
+        for bad in ["0", "0ms", "soon", "1s", "4999ms"] {
             parse_silence(bad).expect_err(bad);
         }
+        assert_eq!(parse_silence("1s"), Err("must be at least 5 s: 1s".to_owned()));
     }
 }

@@ -43,7 +43,7 @@ pub(crate) enum Command {
     /// Wait until every shard is where it is to be and no group is leaving
     #[command(after_help = EXIT_CODES)]
     Wait {
-        /// How long: 30s, 10m; at most 1440m
+        /// How long: 30s (or 30), 10m; at most 1440m
         #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = parse_wait)]
         time_max: Duration,
     },

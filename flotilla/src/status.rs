@@ -4,6 +4,7 @@
 mod summary;
 
 use crate::arguments::{NOBODY_ADVICE, NODES_DEFAULT, nodes_help, parse_nodes, parse_timeout};
+use crate::cause::innermost;
 use crate::error::Error;
 use crate::output::OutputFormat;
 use crate::terminal::say;
@@ -11,7 +12,6 @@ use kvserver::service::{ClusterView, NodeStatus};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error as _;
 use std::process::ExitCode;
 use std::time::Duration;
 use summary::Summary;
@@ -46,7 +46,7 @@ pub(crate) struct StatusArgs {
     /// What the answer looks like.
     #[arg(long, value_enum, default_value_t)]
     output: OutputFormat,
-    /// How long to wait for each node: 500ms, 2s; at most 1m
+    /// How long to wait for each node: 500ms, 2s (or 2), 1m; at most 1m
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_timeout)]
     timeout: Duration,
 }
@@ -170,20 +170,6 @@ async fn get<T: DeserializeOwned>(http: &reqwest::Client, address: &str, path: &
         body.extend_from_slice(&chunk);
     }
     serde_json::from_slice(&body).map_err(|error| format!("answered what is no status of a node: {error}"))
-}
-
-/// The cause at the end of the chain: "connection refused" rather than "error sending request".
-fn innermost(error: reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".into();
-    }
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message = cause.to_string();
-        source = cause.source();
-    }
-    message
 }
 
 fn all_unreachable(reports: &[Report]) -> Option<String> {

@@ -30,6 +30,94 @@ fn help_teaches() {
         let help = stdout(&flotilla(&[command, "--help"]));
         assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
     }
+    for command in [
+        &["kv"][..],
+        &["kv", "get"],
+        &["kv", "import"],
+        &["shard"],
+        &["shard", "wait"],
+        &["group", "add"],
+        &["node", "dead-after"],
+        &["bench"],
+        &["bench", "load"],
+        &["bench", "move"],
+    ] {
+        let help = stdout(&flotilla(&[command, &["--help"]].concat()));
+        assert!(help.contains("Exit codes:"), "{help}");
+    }
+}
+
+/// Where every address refuses the connection, each command ends at once with 1 and says so in one line, with the
+/// addresses and the cause, however much time it was given.
+#[test]
+fn nobody_listens() {
+    let closed = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let closed = closed.map(|listener| listener.local_addr().expect("a bound address").to_string());
+    let nodes = closed.join(",");
+    for command in [
+        &["kv", "get", "k", "--timeout", "5m"][..],
+        &["kv", "put", "k", "v", "--timeout", "5m"],
+        &["status", "--timeout", "1m"],
+        &["shard", "map", "--timeout", "1m"],
+        &["group", "add", "--timeout", "1m"],
+        &["node", "list", "--timeout", "1m"],
+        &["bench", "load"],
+    ] {
+        let refused = flotilla(&[command, &["--nodes", &nodes]].concat());
+        let stderr = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0), "{command:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{command:?}: {stderr}");
+        for part in [&closed[0], &closed[1], "Connection refused", "FLOTILLA_NODES"] {
+            assert!(stderr.contains(part), "{command:?} should say \"{part}\": {stderr}");
+        }
+    }
+}
+
+/// Who is waited for is said while it is waited for, not only at the end.
+#[test]
+fn silent_nodes_are_named() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let node = silent.local_addr().expect("a bound address").to_string();
+    for (command, notice) in [
+        (&["kv", "get", "k", "--timeout", "4s"][..], "no node has answered yet, goes on asking for"),
+        (&["node", "list", "--timeout", "1s"], "has not answered yet, is waited for up to 1 s"),
+    ] {
+        let ended = flotilla(&[command, &["--nodes", &node]].concat());
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{command:?}: {stderr}");
+        let said = stderr.lines().next().is_some_and(|line| line.contains(notice) && line.contains(&node));
+        assert!(said && stderr.lines().count() == 2, "{command:?}: {stderr}");
+    }
+}
+
+/// What no cluster would take is the command line's fault, told without asking any node, in the words of the command.
+#[test]
+fn senseless_values_are_refused() {
+    for (command, reason) in [
+        (&["node", "dead-after", "1s"][..], "must be at least 5 s"),
+        (&["kv", "put", "", "v"], "<KEY>"),
+        (&["kv", "get", "k", "--timeout", "6m"], "--timeout"),
+        (&["shard", "map", "--timeout", "fast"], "expected a number with ms, s or m"),
+    ] {
+        let refused = flotilla(command);
+        let stderr = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{command:?}: {stderr}");
+        assert!(stderr.contains(reason) && !stderr.contains("dead_after_ms"), "{command:?}: {stderr}");
+    }
+}
+
+/// A directory that holds something else is not taken for a cluster's.
+#[test]
+fn dev_takes_no_strangers_directory() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    std::fs::write(data.path().join("letters.txt"), "x").expect("written");
+    let ports = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
+    let port = ports.min(65_000).to_string();
+    let path = data.path().to_str().expect("an ASCII path");
+    let refused = flotilla(&["dev", "--nodes", "1", "--port", &port, "--data", path]);
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("was not made by flotilla dev"), "{stderr}");
 }
 
 /// The printed sample is a configuration that the same binary takes, as far as it goes without starting.

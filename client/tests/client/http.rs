@@ -5,7 +5,10 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use flotilla_client::{BATCH_CONTENT_TYPE, Client, EPOCH_HEADER, Error, FORWARDED_HEADER, REQUEST_ID_HEADER};
+use flotilla_client::{
+    BATCH_CONTENT_TYPE, Client, Config, DEADLINE_MAX, EPOCH_HEADER, Error, FORWARDED_HEADER,
+    REQUEST_ID_HEADER,
+};
 use proto::{BatchReply, BatchRequest, Operation, Reply, Revision, Version};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -77,4 +80,29 @@ async fn a_closed_port_is_not_sent() {
     let Error::Unavailable { last, .. } = error else { panic!("{error}") };
     let wanted = format!("{}: not sent: cannot connect: Connection refused", closed.join(", "));
     assert!(last.starts_with(&wanted), "{last}");
+}
+
+/// Who would rather be told at once does not wait where every seed refuses, however much time there is; where one may
+/// still answer, it is asked up to the deadline.
+#[tokio::test]
+async fn nobody_is_waited_for_where_all_refuse() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let listens = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let connect = |seeds: Vec<String>, deadline: Duration| {
+        let config = Config { seeds, deadline, awaits_seeds: false, ..Config::default() };
+        Client::builder().config(config).connect()
+    };
+    let told = async |seeds, deadline| match connect(seeds, deadline).await.unwrap_err() {
+        Error::Unavailable { attempts, last } => (attempts, last),
+        error => panic!("{error}"),
+    };
+    let (attempts, last) = told(vec![closed.clone()], DEADLINE_MAX).await;
+    assert_eq!(attempts, 1, "{last}");
+    assert!(last.contains("Connection refused"), "{last}");
+    let silent = listens.local_addr().unwrap().to_string();
+    let (_, last) = told(vec![closed, silent.clone()], Duration::from_millis(300)).await;
+    assert!(
+        last.contains("Connection refused") && last.contains(&format!("{silent}: no answer yet")),
+        "{last}"
+    );
 }

@@ -25,9 +25,15 @@ pub(crate) struct Layers<'a> {
 
 /// The valid configuration, and warnings about variables that look like settings and are none.
 pub(crate) fn load(file: Option<&Path>, layers: &Layers<'_>) -> Result<(Config, Vec<String>), Error> {
+    let text = match file {
+        None => String::new(),
+        Some(path) => read(path)?,
+    };
     let mut table = match file {
         None => Table::new(),
-        Some(path) => read(path)?,
+        Some(path) => {
+            parse(&text).map_err(|(line, why)| Error::Usage(format!("{}:{line}: {why}", path.display())))?
+        }
     };
     let fields = fields();
     let warnings = environment(&mut table, &fields, &layers.environment)?;
@@ -35,22 +41,69 @@ pub(crate) fn load(file: Option<&Path>, layers: &Layers<'_>) -> Result<(Config, 
     let config: Config = table.try_into().map_err(|error: toml::de::Error| {
         Error::Usage(format!("the configuration makes no sense: {}", error.message()))
     })?;
-    config.validate().map_err(|error| match file {
-        Some(path) => Error::Usage(format!("{}: {error}", path.display())),
-        None => error,
+    config.validate().map_err(|error| {
+        let message = error.to_string();
+        let place = place(&message, &fields, layers, &text);
+        let place = match (place, file) {
+            (Some(Place::Line(line)), Some(path)) => format!("{}:{line}: ", path.display()),
+            (Some(Place::Other(name)), _) => format!("{name}: "),
+            (_, Some(path)) => format!("{}: ", path.display()),
+            (_, None) => String::new(),
+        };
+        Error::Usage(format!("{place}{message}"))
     })?;
     Ok((config, warnings))
 }
 
-fn read(path: &Path) -> Result<Table, Error> {
+/// Where a setting was said.
+enum Place {
+    /// A line of the file, from 1.
+    Line(usize),
+    /// A variable or a flag, by its name.
+    Other(String),
+}
+
+/// Where the setting was said, last and so to hold, with whose path `message` begins; `None` where nobody said it.
+fn place(message: &str, fields: &[Field], layers: &Layers<'_>, text: &str) -> Option<Place> {
+    let path = message.split(' ').next()?;
+    let is_of = |field: &&Field| {
+        path.strip_prefix(field.path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let field = fields.iter().find(is_of)?;
+    let sets = |flag: &&String| flag.split_once('=').is_some_and(|(name, _)| name.trim() == field.path);
+    if let Some(flag) = layers.flags.iter().rev().find(sets) {
+        return Some(Place::Other(format!("flag for {flag}")));
+    }
+    let variable = field.variable();
+    if layers.environment.iter().any(|(name, _)| *name == variable) {
+        return Some(Place::Other(variable));
+    }
+    line_of(path, text).map(Place::Line)
+}
+
+/// The line on which the file names `path`, or the last part of it that has one.
+fn line_of(path: &str, text: &str) -> Option<usize> {
+    let names = DeTable::parse(text).ok()?;
+    let (mut table, mut at) = (names.get_ref(), None);
+    for part in path.split('.') {
+        let Some((name, value)) = table.iter().find(|(name, _)| name.get_ref() == part) else { break };
+        at = Some(start(name));
+        match value.get_ref() {
+            DeValue::Table(inner) => table = inner,
+            _ => break,
+        }
+    }
+    at.map(|at| line(text, at))
+}
+
+fn read(path: &Path) -> Result<String, Error> {
     let refuse =
         |why: String| Error::Usage(format!("cannot read the configuration {}: {why}", path.display()));
     let size = std::fs::metadata(path).map_err(|error| refuse(error.to_string()))?.len();
     if size > FILE_BYTES_MAX {
         return Err(refuse(format!("it is larger than {FILE_BYTES_MAX} bytes")));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
-    parse(&text).map_err(|(line, why)| Error::Usage(format!("{}:{line}: {why}", path.display())))
+    std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))
 }
 
 /// The file's table, or the line (from 1) of the first thing wrong and what it is.
@@ -256,6 +309,34 @@ mod tests {
         {
             let error = load(None, &layers).expect_err("no such number").to_string();
             assert!(error.ends_with(wrong), "{error}");
+        }
+    }
+
+    /// A value out of bounds is refused with the place where it was said: the line, the variable or the flag, whichever
+    /// holds; where the file says nothing of the field, with the file.
+    #[test]
+    fn bounds_name_their_place() {
+        for (text, place) in [
+            ("\nnode = 0", ":2: node must be at least 1"),
+            ("node = 1\n[raft]\n\nelection_timeout_ms_min = 1", ":4: raft.election_timeout_ms_min"),
+            (
+                "[members]\n1 = { peer = 'a:1', http = 'a:2' }\n2 = { peer = 'b', http = 'b:2' }",
+                ":3: members.2.peer",
+            ),
+            ("[limits]\nkey_bytes_max = 1048576", ": limits.batch_bytes_max must hold"),
+        ] {
+            let message = refused(text);
+            assert!(message.contains(place), "{message}");
+        }
+        let file = file("node = 0");
+        let variable = [("FLOTILLA_NODE".to_owned(), "0".to_owned())];
+        let flag = ["node=0".to_owned()];
+        for (environment, flags, place) in
+            [(&variable[..], &[][..], "FLOTILLA_NODE: node"), (&variable, &flag, "flag for node=0: node")]
+        {
+            let layers = Layers { environment: environment.to_vec(), flags };
+            let error = load(Some(file.path()), &layers).expect_err("no node 0").to_string();
+            assert!(error.starts_with(place), "{error}");
         }
     }
 

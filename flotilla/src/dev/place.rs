@@ -9,6 +9,12 @@ use std::path::{Path, PathBuf};
 /// What a kept directory remembers of its first start.
 const BIRTH_FILE: &str = "dev.toml";
 
+/// What it is called until it is whole.
+const BIRTH_DRAFT: &str = "dev.draft";
+
+/// What the data directory of a node holds from its first start on.
+const NODE_DATA: &str = "cells";
+
 /// Where the nodes keep their data. Dropping a temporary place removes it: drop it after the nodes.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -71,6 +77,7 @@ fn remember(path: &Path, birth: &Birth) -> Result<(), Error> {
             )))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            refuse_strangers(path, strangers(path).map_err(|error| refuse("read", error.to_string()))?)?;
             let text = toml::to_string(birth).expect("three numbers are plain data that TOML can hold");
             write_whole(&file, &text).map_err(|error| refuse("write into", error.to_string()))
         }
@@ -78,9 +85,28 @@ fn remember(path: &Path, birth: &Birth) -> Result<(), Error> {
     }
 }
 
+fn refuse_strangers(path: &Path, strangers: Vec<String>) -> Result<(), Error> {
+    let Some(first) = strangers.first() else { return Ok(()) };
+    let whose = match strangers.iter().any(|name| name == NODE_DATA) {
+        true => "it is the data directory of a node of flotilla server".to_owned(),
+        false => format!("it holds {first} and was not made by flotilla dev"),
+    };
+    let path = path.display();
+    Err(Error::Usage(format!("cannot use {path}: {whose}; give --data a new or empty directory")))
+}
+
+/// What is in a directory without a birth file, in order, beside what an interrupted first start left.
+fn strangers(path: &Path) -> std::io::Result<Vec<String>> {
+    let names = std::fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let mut names = names.collect::<std::io::Result<Vec<String>>>()?;
+    names.retain(|name| name != BIRTH_DRAFT);
+    names.sort();
+    Ok(names)
+}
+
 /// Writes beside `file` and renames, so that a crash leaves no half of it.
 fn write_whole(file: &Path, text: &str) -> std::io::Result<()> {
-    let draft = file.with_extension("draft");
+    let draft = file.with_file_name(BIRTH_DRAFT);
     std::fs::write(&draft, text)?;
     std::fs::rename(draft, file)
 }
@@ -113,5 +139,28 @@ mod tests {
         Place::prepare(&args(Some(path.clone()), 3)).expect("the same again");
         let error = Place::prepare(&args(Some(path), 5)).expect_err("another shape");
         assert!(error.to_string().contains("--nodes 3 --groups 1 --port 7100"), "{error}");
+    }
+    /// A directory that holds anything but a dev cluster is refused as a mistake, a server node's by its own name, and
+    /// is left as it was; what a first start that was cut short left behind is no stranger.
+    #[test]
+    fn other_directories_are_refused() {
+        let refused = |path: &Path| match Place::prepare(&args(Some(path.to_owned()), 3)) {
+            Err(Error::Usage(why)) => why,
+            other => panic!("expected a refusal, got {other:?}"),
+        };
+        let left = |path: &Path| strangers(path).expect("a directory");
+        let outer = tempfile::tempdir().expect("a directory");
+        std::fs::write(outer.path().join("letters.txt"), "x").expect("written");
+        let why = refused(outer.path());
+        assert!(why.contains("it holds letters.txt and was not made by flotilla dev"), "{why}");
+        assert_eq!(left(outer.path()), ["letters.txt"]);
+        let node = outer.path().join("node");
+        std::fs::create_dir_all(node.join(NODE_DATA)).expect("made");
+        let why = refused(&node);
+        assert!(why.contains("the data directory of a node of flotilla server"), "{why}");
+        let cut_short = outer.path().join("cut-short");
+        std::fs::create_dir(&cut_short).expect("made");
+        std::fs::write(cut_short.join(BIRTH_DRAFT), "nodes = ").expect("written");
+        Place::prepare(&args(Some(cut_short), 3)).expect("nothing is lost there");
     }
 }
