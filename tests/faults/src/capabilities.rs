@@ -4,14 +4,6 @@
 use crate::{command, network};
 use std::path::{Path, PathBuf};
 
-/// Where distributions put libfaketime.
-const FAKETIME: [&str; 4] = [
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib64/faketime/libfaketimeMT.so.1",
-    "/usr/lib/faketime/libfaketimeMT.so.1",
-];
-
 /// The shim's source, compiled where there is a C compiler.
 const SHIM: &str = include_str!("shim.c");
 
@@ -22,10 +14,8 @@ pub(crate) struct Capabilities {
     pub(crate) namespaces: bool,
     /// File systems can be mounted.
     pub(crate) mounts: bool,
-    /// The library that makes a process's disk fail.
+    /// The library that makes a process's disk fail and misleads its clocks.
     pub(crate) shim: Option<PathBuf>,
-    /// The library that misleads a process's clocks.
-    pub(crate) faketime: Option<PathBuf>,
     /// What is not there, and what would bring it.
     pub(crate) missing: Vec<String>,
 }
@@ -46,13 +36,10 @@ impl Capabilities {
         }
         let shim = compile(folder);
         if shim.is_none() {
-            missing.push("a C compiler named cc (`apt-get install gcc libc6-dev`): no I/O errors".to_owned());
+            let bring = "a C compiler named cc (`apt-get install gcc libc6-dev`)";
+            missing.push(format!("{bring}: no I/O errors, and clocks are left alone"));
         }
-        let faketime = FAKETIME.iter().map(PathBuf::from).find(|path| path.exists());
-        if faketime.is_none() {
-            missing.push("libfaketime (`apt-get install libfaketime`): clocks are left alone".to_owned());
-        }
-        Self { namespaces: namespaces.is_ok(), mounts, shim, faketime, missing }
+        Self { namespaces: namespaces.is_ok(), mounts, shim, missing }
     }
 }
 
@@ -66,7 +53,8 @@ fn try_mount(folder: &Path) -> bool {
         && command::succeeds(&["umount", &place])
 }
 
-fn compile(folder: &Path) -> Option<PathBuf> {
+/// The shim, compiled into `folder`; `None` where it cannot be.
+pub(crate) fn compile(folder: &Path) -> Option<PathBuf> {
     let (source, library) = (folder.join("shim.c"), folder.join("shim.so"));
     std::fs::write(&source, SHIM).ok()?;
     let (from, to) = (source.display().to_string(), library.display().to_string());

@@ -1,93 +1,98 @@
-//! One process's clocks, misled by libfaketime.
+//! One process's clocks, misled by the shim.
 //!
 //! Wall clocks jump in the world: an operator or NTP sets them. Monotonic clocks do not, but run a little
-//! fast or slow. So a process is started in one of two ways: with its wall clock in our hands and its
-//! monotonic one left alone, or with both running at another rate from its first instant on. A monotonic
-//! clock that jumps exists on no machine, and the standard library's waits, which ask the kernel's true
-//! clock, are not made for it.
+//! fast or slow. So a wall clock can be set at any time, and a process can be started both of whose clocks
+//! run at another rate from its first instant on. A monotonic clock that jumps exists on no machine, and the
+//! standard library's waits, which ask the kernel's true clock, are not made for it.
 
 use anyhow::{Context, Result};
-use std::path::{Path, PathBuf};
-
-/// The offset of a clock that is right.
-const RIGHT: &str = "+0\n";
+use std::path::PathBuf;
 
 /// How a process's time runs from its start on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// As time does; the wall clock can be set while it runs.
+    /// As time does.
     True,
-    /// Both clocks gain or lose so many thousandths, and both can be set.
+    /// Both clocks gain or lose so many thousandths.
     Drifting(i32),
 }
 
 /// The clocks of one node's processes.
 #[derive(Debug)]
 pub(crate) struct Clock {
-    library: PathBuf,
-    /// What the library reads once a second.
+    /// What the shim reads ten times a second: see there.
     file: PathBuf,
 }
 
 impl Clock {
     /// A clock that is right, told by `file`.
-    pub(crate) fn new(library: &Path, file: PathBuf) -> Result<Self> {
-        let clock = Self { library: library.to_owned(), file };
-        clock.write(RIGHT)?;
+    pub(crate) fn new(file: PathBuf) -> Result<Self> {
+        let clock = Self { file };
+        clock.set_right()?;
         Ok(clock)
     }
 
-    /// What is to be preloaded.
-    pub(crate) fn library(&self) -> &Path {
-        &self.library
-    }
-
-    /// The environment of a process that starts now.
-    pub(crate) fn environment(&self, pace: Pace) -> Result<Vec<(String, String)>> {
-        let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let mut environment = vec![
-            set("FAKETIME_TIMESTAMP_FILE", &self.file.display().to_string()),
-            set("FAKETIME_CACHE_DURATION", "1"),
-        ];
+    /// Sets the pace of a process that starts now, and says where its shim is to look.
+    pub(crate) fn environment(&self, pace: Pace) -> Result<(String, String)> {
         match pace {
-            Pace::True => {
-                self.write(RIGHT)?;
-                // The older and the newer name of one setting.
-                environment.push(set("DONT_FAKE_MONOTONIC", "1"));
-                environment.push(set("FAKETIME_DONT_FAKE_MONOTONIC", "1"));
-            }
-            Pace::Drifting(thousandths) => {
-                self.write(&format!("+0 x{:.3}\n", 1.0 + f64::from(thousandths) / 1000.0))?;
-            }
+            Pace::True => self.set_right()?,
+            Pace::Drifting(thousandths) => self.write(0, 0, thousandths)?,
         }
-        Ok(environment)
+        Ok(("FAULTS_CLOCK_CONTROL".to_owned(), self.file.display().to_string()))
     }
 
-    /// Sets what is in our hands so many seconds from the truth; the process notices within a second.
-    pub(crate) fn set(&self, seconds: i32) -> Result<()> {
-        self.write(&format!("{seconds:+}\n"))
+    /// Sets the wall clock so many seconds from the truth.
+    pub(crate) fn set_wall(&self, seconds: i32) -> Result<()> {
+        self.write(seconds, 0, 0)
     }
 
-    /// Sets it right.
+    /// Sets both clocks so many seconds from the truth.
+    pub(crate) fn set_both(&self, seconds: i32) -> Result<()> {
+        self.write(seconds, seconds, 0)
+    }
+
+    /// Sets both right.
     pub(crate) fn set_right(&self) -> Result<()> {
-        self.write(RIGHT)
+        self.write(0, 0, 0)
     }
 
     /// The file is replaced in one step: half a line would be another time.
-    fn write(&self, text: &str) -> Result<()> {
+    fn write(&self, wall_s: i32, monotonic_s: i32, thousandths: i32) -> Result<()> {
         let new = self.file.with_extension("new");
+        let text =
+            format!("{} {} {thousandths}\n", i64::from(wall_s) * 1_000, i64::from(monotonic_s) * 1_000);
         std::fs::write(&new, text)
             .and_then(|()| std::fs::rename(&new, &self.file))
             .with_context(|| format!("{} cannot be written", self.file.display()))
     }
 }
 
-/// libfaketime keeps two shared objects for each process; one that was killed leaves them behind.
-pub(crate) fn forget(pid: u32) {
-    for name in [format!("/dev/shm/faketime_shm_{pid}"), format!("/dev/shm/sem.faketime_sem_{pid}")] {
-        if Path::new(&name).exists() && std::fs::remove_file(&name).is_err() {
-            // A few bytes stay behind until the machine starts again.
-            return;
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capabilities::compile;
+    use std::process::Command;
+
+    /// A process whose wall clock is set wrong tells a wrong time, and one whose clock is set right the true
+    /// one.
+    #[test]
+    fn a_clock_is_set() {
+        const AHEAD_S: i32 = 1_000_000_000;
+        let folder = tempfile::tempdir().unwrap();
+        let shim = compile(folder.path()).expect("a C compiler named cc");
+        let clock = Clock::new(folder.path().join("time")).unwrap();
+        let told = || -> i64 {
+            let (name, value) = clock.environment(Pace::True).unwrap();
+            clock.set_wall(AHEAD_S).unwrap();
+            let output = Command::new("date").arg("+%s").env("LD_PRELOAD", &shim).env(name, value).output();
+            String::from_utf8(output.unwrap().stdout).unwrap().trim().parse().unwrap()
+        };
+        let truth = || -> i64 {
+            let output = Command::new("date").arg("+%s").output();
+            String::from_utf8(output.unwrap().stdout).unwrap().trim().parse().unwrap()
+        };
+        let (before, wrong, after) = (truth(), told(), truth());
+        let ahead = i64::from(AHEAD_S);
+        assert!((before + ahead..=after + ahead).contains(&wrong), "{before} {wrong} {after}");
     }
 }

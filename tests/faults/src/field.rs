@@ -240,8 +240,7 @@ fn make_node(
 ) -> Result<Node> {
     let path = |what: &str| -> PathBuf { folder.join(format!("n{id}{what}")) };
     let disk = Disk::prepare(path(""), capabilities.mounts, capabilities.shim.clone())?;
-    let clock =
-        capabilities.faketime.as_ref().map(|library| Clock::new(library, path(".time"))).transpose()?;
+    let clock = capabilities.shim.as_ref().map(|_| Clock::new(path(".time"))).transpose()?;
     let mut settings: Vec<String> = SETTINGS.map(str::to_owned).to_vec();
     let member = |node: u64| format!("{node}={}/{}", network.peer(node), network.http(node));
     let first = 1..=options.nodes;

@@ -42,6 +42,8 @@ mod journal;
 mod nemesis;
 mod network;
 mod node;
+#[cfg(test)]
+mod pauses;
 mod process;
 mod report;
 mod run;

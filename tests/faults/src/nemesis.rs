@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 /// A process that was told to stop takes no longer, unless something is wrong with it.
 const STOP: Duration = Duration::from_secs(30);
 
-/// How long a node that was started is waited for before the next one's turn, or before its clocks jump.
+/// How long a node that was started is waited for before the next one's turn.
 const READY: Duration = Duration::from_secs(10);
 
 /// How long a change of members is pursued.
@@ -44,7 +44,7 @@ const DRIFT: i32 = 10;
 pub(crate) fn possible(field: &Field, kinds: &[Kind]) -> Vec<Kind> {
     let capabilities = &field.capabilities;
     let can = |kind: &Kind| match kind {
-        Kind::ClockJump | Kind::ClockDrift | Kind::MonotonicJump => capabilities.faketime.is_some(),
+        Kind::ClockJump | Kind::ClockDrift | Kind::MonotonicJump => capabilities.shim.is_some(),
         Kind::WriteError | Kind::SyncError | Kind::SlowDisk => capabilities.shim.is_some(),
         Kind::DiskFull => capabilities.mounts || capabilities.shim.is_some(),
         _ => true,
@@ -240,14 +240,14 @@ async fn clock_jump(field: &Field, fault: &Fault) -> Result<bool> {
     let seconds = if fault.choice.is_multiple_of(2) { JUMP } else { -JUMP };
     let (id, lasts) = (node.id, fault.duration);
     field.say(&format!("clock-jump ({}): {seconds:+} s on n{id} for {lasts:?}", fault.victim));
-    clock.set(seconds)?;
+    clock.set_wall(seconds)?;
     sleep(fault.duration).await;
     clock.set_right()?;
     field.say(&format!("clock-jump: n{id} is right again"));
     Ok(true)
 }
 
-/// Starts a process both of whose clocks are in our hands, and lets them drift, or jump.
+/// Lets both clocks of a process jump, or starts one whose clocks drift.
 async fn other_time(field: &Field, fault: &Fault) -> Result<bool> {
     let Some(mut node) = field.seize(fault.victim).await else { return Ok(false) };
     let sign: i32 = if fault.choice.is_multiple_of(2) { 1 } else { -1 };
@@ -255,13 +255,12 @@ async fn other_time(field: &Field, fault: &Fault) -> Result<bool> {
     let jumps = kind == Kind::MonotonicJump;
     let how = if jumps { format!("{:+} s", sign * JUMP) } else { format!("{:+} ‰", sign * DRIFT) };
     field.say(&format!("{kind} ({}): {how} on n{id} for {lasts:?}", fault.victim));
-    stop(field, &mut node).await?;
-    node.start_at(Pace::Drifting(if jumps { 0 } else { sign * DRIFT }))?;
-    if jumps {
-        field.ready(id, READY).await;
-    }
-    if let (true, Some(clock)) = (jumps, &node.clock) {
-        clock.set(sign * JUMP)?;
+    match &node.clock {
+        Some(clock) if jumps => clock.set_both(sign * JUMP)?,
+        _ => {
+            stop(field, &mut node).await?;
+            node.start_at(Pace::Drifting(sign * DRIFT))?;
+        }
     }
     sleep(fault.duration).await;
     // Whatever it did meanwhile: it goes on with true clocks.

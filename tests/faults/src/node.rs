@@ -12,6 +12,7 @@ pub(crate) struct Node {
     pub(crate) id: u64,
     pub(crate) process: Process,
     pub(crate) disk: Disk,
+    /// Where there is a shim.
     pub(crate) clock: Option<Clock>,
     /// Whether a process is to be there: if not, its absence is nobody's fault.
     pub(crate) wanted: bool,
@@ -26,17 +27,12 @@ impl Node {
     /// Starts a process whose time runs so.
     pub(crate) fn start_at(&mut self, pace: Pace) -> Result<()> {
         let mut environment = Vec::new();
-        let mut preloaded = Vec::new();
         if let Some(shim) = self.disk.shim() {
-            preloaded.push(shim.display().to_string());
+            environment.push(("LD_PRELOAD".to_owned(), shim.display().to_string()));
             environment.push(("FAULTS_DISK_CONTROL".to_owned(), self.disk.control().display().to_string()));
         }
         if let Some(clock) = &self.clock {
-            preloaded.push(clock.library().display().to_string());
-            environment.extend(clock.environment(pace)?);
-        }
-        if !preloaded.is_empty() {
-            environment.push(("LD_PRELOAD".to_owned(), preloaded.join(":")));
+            environment.push(clock.environment(pace)?);
         }
         self.process.launch.environment = environment;
         self.wanted = true;

@@ -1,7 +1,7 @@
 //! One node's processes, one life after another: started, signalled, waited for. Dropping it kills the one
 //! that runs and waits until it is gone; no other process is ever touched.
 
-use crate::{clock, command};
+use crate::command;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -111,7 +111,6 @@ impl Process {
         let Some(child) = self.child.as_mut() else { return Ok(None) };
         let ended = child.try_wait().context("a child of ours can be waited for")?;
         if ended.is_some() {
-            clock::forget(child.id());
             self.pids.set(self.node, None);
             self.child = None;
         }
@@ -155,7 +154,6 @@ impl Drop for Process {
         if let Some(mut child) = self.child.take() {
             // Gone before its disk and its network are.
             child.kill().and_then(|()| child.wait()).expect("a child of ours can be killed and waited for");
-            clock::forget(child.id());
         }
     }
 }

@@ -165,8 +165,8 @@ fn describe(field: &Field, options: &Options, kinds: &[Kind], schedule: &Schedul
     field.say(&format!("links: {}", field.network_description()));
     let capabilities = &field.capabilities;
     let disks = if capabilities.mounts { "a tmpfs each" } else { "plain folders" };
-    field.say(&format!("disks: {disks}; errors by a shim: {}", capabilities.shim.is_some()));
-    field.say(&format!("clocks: libfaketime: {}", capabilities.faketime.is_some()));
+    let shim = capabilities.shim.is_some();
+    field.say(&format!("disks: {disks}; their errors and wrong clocks by a shim: {shim}"));
     for missing in &capabilities.missing {
         field.say(&format!("not here: {missing}"));
     }

@@ -1,22 +1,28 @@
-/* Makes the disk of one process fail while a control file exists. Preloaded into a node, it stands between
- * the node and libc's calls that change or sync files, and lets everything through as long as there is no
- * control file.
+/* Makes the disk of one process fail, and misleads its clocks. Preloaded into a node, it stands between the node
+ * and libc's calls that change or sync files or tell the time, and lets everything through as long as the
+ * control files say nothing else.
  *
- * The file that FAULTS_DISK_CONTROL names holds one word:
+ * The file that FAULTS_DISK_CONTROL names is there while the disk fails, and holds one word:
  *   write   changes of files fail with EIO
  *   sync    syncs of files fail with EIO
  *   full    changes of files fail with ENOSPC
  *   slow    syncs take a fifth of a second longer
  *
  * Only regular files are touched, and none of the first three descriptors: the log of the node has to say
- * why it stopped. */
+ * why it stopped.
+ *
+ * The file that FAULTS_CLOCK_CONTROL names holds three numbers: by how many milliseconds the wall clock is off,
+ * by how many the monotonic one, and how many thousandths both gain from the process's beginning on. Only the two
+ * clocks that Rust's standard library reads are touched. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -90,3 +96,56 @@ SYNCING(fsync, (int fd), (int), (fd))
 SYNCING(fdatasync, (int fd), (int), (fd))
 SYNCING(sync_file_range, (int fd, off64_t from, off64_t count, unsigned int flags),
         (int, off64_t, off64_t, unsigned int), (fd, from, count, flags))
+
+/* How often the control file of the clocks is read, in nanoseconds. */
+#define LOOK_NS 100000000LL
+
+static int (*true_clock)(clockid_t, struct timespec *);
+static const char *clock_control;
+static long long began_ns;
+static atomic_llong wall_ms, monotonic_ms, thousandths, next_look_ns;
+
+static long long nanoseconds(const struct timespec *time) {
+    return time->tv_sec * 1000000000LL + time->tv_nsec;
+}
+
+/* What the control file says. Whoever comes while another reads goes on with what was said before. */
+static void look(long long now_ns) {
+    long long due = atomic_load(&next_look_ns);
+    char text[96] = {0}, *rest = text;
+    if (now_ns < due || !atomic_compare_exchange_strong(&next_look_ns, &due, now_ns + LOOK_NS)) return;
+    int before = errno;
+    int opened = open(clock_control, O_RDONLY | O_CLOEXEC);
+    if (opened >= 0 && read(opened, text, sizeof text - 1) > 0) {
+        long long wall = strtoll(rest, &rest, 10), monotonic = strtoll(rest, &rest, 10);
+        atomic_store(&thousandths, strtoll(rest, &rest, 10));
+        atomic_store(&wall_ms, wall);
+        atomic_store(&monotonic_ms, monotonic);
+    }
+    if (opened >= 0) close(opened);
+    errno = before;
+}
+
+__attribute__((constructor)) static void begin(void) {
+    struct timespec now;
+    *(void **)&true_clock = dlsym(RTLD_NEXT, "clock_gettime");
+    clock_control = getenv("FAULTS_CLOCK_CONTROL");
+    if (true_clock == NULL || true_clock(CLOCK_MONOTONIC, &now) != 0) clock_control = NULL;
+    if (clock_control != NULL) began_ns = nanoseconds(&now);
+}
+
+int clock_gettime(clockid_t id, struct timespec *time) {
+    struct timespec now;
+    if (true_clock == NULL) return (int)syscall(SYS_clock_gettime, id, time);
+    if (clock_control == NULL || (id != CLOCK_REALTIME && id != CLOCK_MONOTONIC)) return true_clock(id, time);
+    /* The drift is told by the monotonic clock's own reading where that is asked for: it never goes back. */
+    if (true_clock(CLOCK_MONOTONIC, &now) != 0 || true_clock(id, time) != 0) return -1;
+    if (id == CLOCK_MONOTONIC) now = *time;
+    look(nanoseconds(&now));
+    long long gained = (nanoseconds(&now) - began_ns) / 1000 * atomic_load(&thousandths);
+    long long off_ms = atomic_load(id == CLOCK_REALTIME ? &wall_ms : &monotonic_ms);
+    long long told = nanoseconds(time) + off_ms * 1000000 + gained;
+    time->tv_sec = told / 1000000000;
+    time->tv_nsec = told % 1000000000;
+    return 0;
+}

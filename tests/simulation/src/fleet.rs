@@ -1,5 +1,5 @@
-//! The nodes: started, crashed and started again, on disks that keep what a crash leaves; and the cuts
-//! between hosts.
+//! The nodes: started, crashed and started again, on disks that keep what a crash leaves, let in and
+//! dismissed; and the cuts between hosts.
 
 use crate::clock::SkewedClock;
 use crate::disk::{Refused, TracedDisk};
@@ -10,7 +10,7 @@ use crate::trace::Trace;
 use crate::wire::{Detail, Plug, Wire};
 use futures_util::FutureExt;
 use kvserver::moves::watch::Watch;
-use kvserver::{HttpConfig, Node, NodeConfig};
+use kvserver::{HttpConfig, Join, Node, NodeConfig, StartError};
 use proto::{Limits, NodeId};
 use raftstore::{Address, Disk, SimulatedDisk, SimulatedNetwork, TransportConfig};
 use std::collections::BTreeMap;
@@ -27,6 +27,10 @@ const REFUSED_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How often the nodes are asked whether they must stop.
 const MONITOR_PACE: Duration = Duration::from_millis(20);
+
+/// How long a newcomer goes on asking to be let in, and the pause before it asks again.
+const LETTING_IN_TIME_MAX: Duration = Duration::from_secs(240);
+const LETTING_IN_PACE: Duration = Duration::from_secs(1);
 
 /// A node's host.
 pub fn host(node: u64) -> String {
@@ -51,6 +55,8 @@ struct Running {
 }
 
 enum Place {
+    /// Of no cluster: it has not joined yet, or was removed.
+    Away,
     Down,
     /// Being started or buried.
     Busy,
@@ -69,6 +75,8 @@ struct Slot {
     flipped: bool,
     /// Its disk was lost, and is another now.
     wiped: bool,
+    /// Its removal was asked for: it may find itself removed.
+    leaving: bool,
 }
 
 /// Which hosts cannot reach which, and for how many reasons.
@@ -100,15 +108,18 @@ impl Fleet {
         let slot = |node: u64| {
             let disk = SimulatedDisk::new();
             disk.set_sync_delay(plan.sync_delay);
-            let place = usize::try_from(node - 1).unwrap_or(usize::MAX);
-            let (offset_ms, rate_ppm) = plan.clocks.get(place).copied().unwrap_or_default();
+            let number = usize::try_from(node - 1).unwrap_or(usize::MAX);
+            let (offset_ms, rate_ppm) = plan.clocks.get(number).copied().unwrap_or_default();
             let clock = SkewedClock::new(offset_ms, rate_ppm);
-            (node, Slot { disk, clock, place: Place::Down, doomed: false, flipped: false, wiped: false })
+            let place = if node > plan.nodes { Place::Away } else { Place::Down };
+            let (doomed, flipped, wiped, leaving) = (false, false, false, false);
+            (node, Slot { disk, clock, place, doomed, flipped, wiped, leaving })
         };
-        let slots = (1..=plan.nodes).map(slot).collect();
+        let all = 1..=plan.nodes + u64::from(plan.newcomer);
+        let slots = all.clone().map(slot).collect();
         let walkers = (1..=plan.walkers).map(walker_host);
         let callers = (1..=plan.clients).map(client_host).chain(walkers).chain([operator_host()]);
-        let hosts = (1..=plan.nodes).map(host).chain(callers).collect();
+        let hosts = all.map(host).chain(callers).collect();
         Arc::new(Self {
             plan,
             network,
@@ -121,9 +132,15 @@ impl Fleet {
         })
     }
 
-    /// All nodes.
+    /// All nodes that have been let in and not been dismissed.
     pub fn nodes(&self) -> Vec<u64> {
-        (1..=self.plan.nodes).collect()
+        let slots = lock(&self.slots);
+        slots.iter().filter(|(_, slot)| !matches!(slot.place, Place::Away)).map(|(node, _)| *node).collect()
+    }
+
+    /// The node that joins, where one does.
+    pub fn newcomer(&self) -> Option<u64> {
+        self.plan.newcomer.then_some(self.plan.nodes + 1)
     }
 
     /// Those that run.
@@ -179,14 +196,22 @@ impl Fleet {
     fn config(&self, node: u64) -> NodeConfig {
         let plan = &self.plan;
         let address = |node| Address { peer: peer_address(node), http: http_address(node) };
+        let first = 1..=plan.nodes;
+        let (members, join) = match first.contains(&node) {
+            true => (first.map(|node| (NodeId(node), address(node))).collect(), None),
+            false => {
+                let join = Join { seeds: first.map(peer_address).collect(), address: address(node) };
+                (BTreeMap::new(), Some(join))
+            }
+        };
         NodeConfig {
             cluster: "simulation".into(),
             node: NodeId(node),
             data: PathBuf::new(),
             peer_listen: peer_address(node),
             http_listen: http_address(node),
-            members: (1..=plan.nodes).map(|node| (NodeId(node), address(node))).collect(),
-            join: None,
+            members,
+            join,
             zone: String::new(),
             weight: 1,
             groups: plan.groups,
@@ -204,7 +229,7 @@ impl Fleet {
     ///
     /// # Errors
     /// The node's reason.
-    pub async fn start(&self, node: u64) -> Result<(), String> {
+    pub async fn start(&self, node: u64) -> Result<(), StartError> {
         let (disk, clock) = {
             let mut slots = lock(&self.slots);
             let slot = slots.get_mut(&node).expect("every node has a slot");
@@ -227,9 +252,10 @@ impl Fleet {
                 let running = Running { node, plug, refused, refused_since: None };
                 (Place::Up(Box::new(running)), Ok(()))
             }
-            Err(error) => (Place::Down, Err(error.to_string())),
+            Err(error) => (Place::Down, Err(error)),
         };
-        self.trace.note(format_args!("n{node} starts: {result:?}"));
+        let told = result.as_ref().map_err(StartError::to_string);
+        self.trace.note(format_args!("n{node} starts: {told:?}"));
         if let Some(slot) = lock(&self.slots).get_mut(&node) {
             slot.place = place;
         }
@@ -250,8 +276,8 @@ impl Fleet {
         }
     }
 
-    /// Gives a node that is down another disk, with nothing on it; says whether it did. One node in a run, and none
-    /// where another's disk may be lost to a flip: a majority must remain that has not forgotten.
+    /// Gives a node that is down another disk, with nothing on it; says whether it did. One node in a run,
+    /// and none where another's disk may be lost to a flip: a majority must remain that has not forgotten.
     pub fn wipe(&self, node: u64) -> bool {
         let mut slots = lock(&self.slots);
         if slots.values().any(|slot| slot.wiped || slot.flipped || matches!(slot.place, Place::Lost)) {
@@ -288,10 +314,16 @@ impl Fleet {
         }
     }
 
-    /// Starts a node that is down, again where a fault of its disk hits it meanwhile. One that does not start
-    /// though nothing is wrong with its disk is a violation.
+    /// Starts a node that is down, again where a fault of its disk hits it meanwhile, and where a newcomer
+    /// finds nobody who lets it in. One that does not start though nothing is wrong with its disk is a
+    /// violation.
     pub async fn start_or_lose(&self, node: u64) {
+        let until = Instant::now() + LETTING_IN_TIME_MAX;
         while let Err(error) = self.start(node).await {
+            if matches!(error, StartError::Join(_)) && Instant::now() < until {
+                sleep(LETTING_IN_PACE).await;
+                continue;
+            }
             let mut slots = lock(&self.slots);
             let slot = slots.get_mut(&node).expect("every node has a slot");
             if slot.doomed {
@@ -305,6 +337,49 @@ impl Fleet {
             }
             return;
         }
+    }
+
+    /// Has a newcomer join.
+    pub async fn let_in(&self, node: u64) {
+        if let Some(slot) = lock(&self.slots).get_mut(&node) {
+            slot.place = Place::Down;
+        }
+        self.start_or_lose(node).await;
+    }
+
+    /// Whether a node's removal was asked for.
+    pub fn is_leaving(&self, node: u64) -> bool {
+        lock(&self.slots)[&node].leaving
+    }
+
+    /// Notes that a node may find itself removed from here on, or may not.
+    pub fn expect_leaving(&self, node: u64, leaving: bool) {
+        if let Some(slot) = lock(&self.slots).get_mut(&node) {
+            slot.leaving = leaving;
+        }
+    }
+
+    /// Sees to it that a node that was removed is gone: it ends by itself where it hears of it in time, and
+    /// what would start it again finds it away.
+    pub async fn dismiss(&self, node: u64, hearing: Duration) {
+        let until = Instant::now() + hearing;
+        loop {
+            {
+                let mut slots = lock(&self.slots);
+                let slot = slots.get_mut(&node).expect("every node has a slot");
+                // One whose disk is damaged is lost, and does not come back either.
+                let has_ended = matches!(slot.place, Place::Down | Place::Lost);
+                if has_ended {
+                    slot.place = Place::Away;
+                    break;
+                }
+            }
+            if Instant::now() >= until {
+                self.crash(node, self.plan.seed, false).await;
+            }
+            sleep(MONITOR_PACE).await;
+        }
+        self.trace.note(format_args!("n{node} is gone"));
     }
 
     /// Cuts a node's power: what it did not sync is gone, or torn. Those who talk to it hear nothing, or,
@@ -365,7 +440,7 @@ impl Fleet {
         let mut slots = lock(&self.slots);
         let slot = slots.get_mut(&node)?;
         let Place::Up(running) = &mut slot.place else { return None };
-        let excused = slot.doomed || slot.flipped;
+        let excused = slot.doomed || slot.flipped || slot.leaving;
         if let Some(reason) = running.node.failed().now_or_never() {
             if !excused {
                 self.violations.add(Check::Stop, format!("n{node} stops by itself: {reason}"));

@@ -7,13 +7,14 @@
 //!            │                   ▼                         │
 //!            ├──▶ clients, walkers ─▶ http ─▶ fleet of nodes ─▶ wire, disk, clock
 //!            │       └─▶ history ─▶ checker           │             │
-//!            └──▶ operator ─▶ http                    └──▶ trace ◀──┘   every event, hashed
+//!            └──▶ operator, comings ─▶ http           └──▶ trace ◀──┘   every event, hashed
 //! ```
 //!
 //! # What a run does
 //!
 //! For so many simulated seconds clients read and write a few keys through the client crate, an operator
-//! moves shards and adds and removes groups, and faults happen. Then everything is mended, the cluster must
+//! moves shards and adds and removes groups, and faults happen. By half of the seeds a further node joins, and
+//! mostly one of all is drained and removed then. At the end everything is mended, the cluster must
 //! come to rest, every key is read once more, and the history is held against what is promised.
 //!
 //! # Why a run can be repeated
@@ -28,8 +29,8 @@
 //!
 //! Timers follow one clock: the rate of a node's timers cannot drift, and those of a paused node go on, while its
 //! network and its disk stand still. Streams deliver in order, as TCP does; what is reordered and doubled are
-//! requests and connections. Nodes do not join; one that has lost its disk comes back. A scan is checked key by
-//! key, and keys that it leaves out are not missed.
+//! requests and connections. One node joins at most, and one leaves. A scan is checked key by key, and keys that it
+//! leaves out are not missed.
 //!
 //! # Whether it would notice
 //!
@@ -38,6 +39,7 @@
 
 pub mod clients;
 pub mod clock;
+pub mod comings;
 pub mod disk;
 pub mod faults;
 pub mod fleet;

@@ -28,6 +28,8 @@ pub enum Stream {
     Clients,
     /// The walkers'.
     Walkers,
+    /// The comings' and goings'.
+    Comings,
 }
 
 /// A part's own seed.
@@ -45,8 +47,10 @@ pub struct Plan {
     pub seed: u64,
     /// For how long clients call and faults happen.
     pub time: Duration,
-    /// How many nodes there are.
+    /// How many nodes there are at first.
     pub nodes: u64,
+    /// Whether a further one joins.
+    pub newcomer: bool,
     /// How many data groups the cluster is born with.
     pub groups: u32,
     /// How many clients there are, each with a session of its own.
@@ -127,6 +131,7 @@ impl Plan {
             seed,
             time,
             nodes,
+            newcomer: StdRng::seed_from_u64(seed_of(seed, Stream::Comings, 0)).random_bool(0.5),
             groups: rng.random_range(2..=3),
             clients: rng.random_range(2..=5),
             calls: rng.random_range(1..=3),

@@ -1,6 +1,7 @@
 //! One run: a seed, from the first start to the verdict.
 
 use crate::clients::{Workload, shown, told};
+use crate::comings::Comings;
 use crate::faults::Faults;
 use crate::fleet::{Fleet, client_host, operator_host, walker_host};
 use crate::http::{Http, Mishaps, SharedMishaps};
@@ -145,7 +146,8 @@ async fn live(fleet: &Arc<Fleet>, workload: &Arc<Workload>, time: Duration) {
     }
     let troubles = async {
         let faults = Faults::new(fleet, &mishaps).run(time);
-        tokio::join!(biased; faults, operator.clone().run(time));
+        let comings = Comings::new(fleet, &operator).run(time);
+        tokio::join!(biased; faults, operator.clone().run(time), comings);
     };
     tokio::select! {
         biased;
