@@ -3,8 +3,8 @@
 use crate::cluster::{MovingShard, Role};
 use kvserver::moves::failpoint::Failpoint;
 
-/// The steps of a move that arrives, and whose leader takes each.
-const ARRIVING: [(Failpoint, Role); 16] = [
+/// The steps of a move up to the word that its shard is frozen, and whose leader takes each.
+const DEPARTING: [(Failpoint, Role); 9] = [
     (Failpoint::BeforeStart, Role::Controller),
     (Failpoint::StartCommitted, Role::Controller),
     (Failpoint::Started, Role::Destination),
@@ -14,6 +14,10 @@ const ARRIVING: [(Failpoint, Role); 16] = [
     (Failpoint::BeforeFreeze, Role::Source),
     (Failpoint::Frozen, Role::Source),
     (Failpoint::FreezeAnswered, Role::Destination),
+];
+
+/// Those that follow, of a move that arrives.
+const ARRIVING: [(Failpoint, Role); 7] = [
     (Failpoint::BeforeActivate, Role::Destination),
     (Failpoint::Activated, Role::Destination),
     (Failpoint::BeforeDone, Role::Controller),
@@ -41,10 +45,20 @@ fn kills(steps: &[(Failpoint, Role)]) -> Vec<(Failpoint, Role)> {
     }
 }
 
-/// Whoever is killed at whichever step of a move, the shard arrives, is served by one group, and every append
-/// to it has taken effect once.
+/// Whoever is killed at whichever step of a move until its shard is frozen, the shard arrives, is served by one
+/// group, and every append to it has taken effect once.
 #[tokio::test(flavor = "multi_thread")]
-async fn moves_arrive_over_kills_at_every_step() {
+async fn moves_arrive_over_kills_up_to_the_freeze() {
+    let mut shard = MovingShard::start().await;
+    for (point, role) in kills(&DEPARTING) {
+        shard.arrives_over_a_kill(point, role).await;
+    }
+    shard.finish().await;
+}
+
+/// The same from there on, until the source has dropped the shard.
+#[tokio::test(flavor = "multi_thread")]
+async fn moves_arrive_over_kills_after_the_freeze() {
     let mut shard = MovingShard::start().await;
     for (point, role) in kills(&ARRIVING) {
         shard.arrives_over_a_kill(point, role).await;

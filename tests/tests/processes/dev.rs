@@ -117,7 +117,7 @@ async fn kept_data_goes_on() {
 /// the page prints.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_http_page_is_true() {
-    const PAGE: &str = include_str!("../../docs/reference/http-api.md");
+    const PAGE: &str = include_str!("../../../docs/reference/http-api.md");
     let ports = Ports::take(110);
     let scratch = tempfile::tempdir().expect("a directory");
     let (child, _) = start(ports.port(0), scratch.path(), &[]).await;

@@ -125,7 +125,7 @@ async fn what_cannot_be_is_refused() {
         (&["node", "drain", "1"], 1, "live"),
         (&["node", "remove", "1"], 1, "n1"),
         (&["node", "remove", "9"], 1, "n9"),
-        (&["shard", "throttle", "--moves-max", "0"], 1, "moves_max"),
+        (&["shard", "throttle", "--moves-max", "0"], 2, "moves_max"),
         (&["shard", "map", "--epoch", "999"], 1, "has not come to that epoch"),
         (&["shard", "map", "--expect", "1"], 2, "--expect"),
     ] {
