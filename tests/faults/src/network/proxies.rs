@@ -28,6 +28,10 @@ use tokio::time::Instant;
 const PIECES_HELD: usize = 64;
 const PIECE_BYTES: usize = 16 << 10;
 
+/// How often the kernel's table of sockets is read for a caller: it is not read in one piece, so that a row
+/// can be missed where others come and go.
+const TABLE_READS: usize = 3;
+
 /// How late a lost packet comes: TCP's shortest retransmission timeout, and twice that.
 const RETRANSMITTED_MS: std::ops::Range<u64> = 200..400;
 
@@ -149,7 +153,8 @@ impl Proxy {
     /// Carries one connection to its end.
     async fn carry(self, caller: TcpStream, from: SocketAddr) {
         let pids = self.pids.all();
-        let owner = tokio::task::spawn_blocking(move || owner(from, &pids)).await;
+        let Ok(to) = caller.local_addr() else { return };
+        let owner = tokio::task::spawn_blocking(move || owner(from, to, &pids)).await;
         // Node 0 is nobody: a caller that was gone before it was looked for.
         let caller_node = owner.ok().flatten().unwrap_or(0);
         let mut links = self.links.subscribe();
@@ -224,9 +229,9 @@ async fn write(
     drop(links.wait_for(|links| !links.is_cut(link)).await);
 }
 
-/// The node whose process holds the socket at the other end of a connection from `from`.
-fn owner(from: SocketAddr, pids: &[(u64, u32)]) -> Option<u64> {
-    let inode = inode(from)?;
+/// The node whose process holds the calling end of the connection from `from` to `to`.
+fn owner(from: SocketAddr, to: SocketAddr, pids: &[(u64, u32)]) -> Option<u64> {
+    let inode = (0..TABLE_READS).find_map(|_| inode(from, to))?;
     let wanted = format!("socket:[{inode}]");
     let holds = |pid: u32| {
         let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
@@ -236,31 +241,70 @@ fn owner(from: SocketAddr, pids: &[(u64, u32)]) -> Option<u64> {
     pids.iter().find(|(_, pid)| holds(*pid)).map(|(node, _)| *node)
 }
 
-/// The number of the socket that is bound to `local` and connected, as the kernel lists it.
-fn inode(local: SocketAddr) -> Option<u64> {
-    let SocketAddr::V4(local) = local else { return None };
-    let address = u32::from_ne_bytes(local.ip().octets());
-    let wanted = format!("{address:08X}:{:04X}", local.port());
+/// The number of the socket that is bound to `local` and connected to `remote`, as the kernel lists it. Both
+/// ends count: a port may be taken again for another destination while a former connection from it lingers
+/// in TIME_WAIT, in a row without a number.
+fn inode(local: SocketAddr, remote: SocketAddr) -> Option<u64> {
+    let (local, remote) = (table_address(local)?, table_address(remote)?);
     let table = fs::read_to_string("/proc/net/tcp").ok()?;
-    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    // The second column is the socket's own address, the third the other end's; a listening one has none
-    // there.
-    let mut found = rows.filter(|row| row.get(1) == Some(&wanted.as_str()) && row.get(3) != Some(&"0A"));
-    found.next()?.get(9)?.parse().ok()
+    let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // The second column is the socket's own address, the third the other end's.
+    rows.find(|row| row.get(1) == Some(&local.as_str()) && row.get(2) == Some(&remote.as_str()))?
+        .get(9)?
+        .parse()
+        .ok()
+}
+
+/// An address as the kernel's table writes it.
+fn table_address(address: SocketAddr) -> Option<String> {
+    let SocketAddr::V4(address) = address else { return None };
+    Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::net::TcpSocket;
 
     /// A connection's caller is told by its process: this one.
     #[tokio::test]
     async fn callers_are_told_by_their_process() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let called = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let caller = TcpStream::connect(to).await.unwrap();
         let (_accepted, from) = listener.accept().await.unwrap();
-        assert_eq!(owner(from, &[(3, std::process::id())]), Some(3));
-        drop(called);
+        assert_eq!(owner(from, to, &[(3, std::process::id())]), Some(3));
+        drop(caller);
+    }
+
+    /// Two connections from one port to two places are told apart, also when the first has ended and its row
+    /// lingers.
+    #[tokio::test]
+    async fn connections_from_one_port_are_told_apart() {
+        let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let second = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (to_first, to_second) = (first.local_addr().unwrap(), second.local_addr().unwrap());
+        let caller = || {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            socket
+        };
+        let one = caller();
+        one.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let from = one.local_addr().unwrap();
+        let one = one.connect(to_first).await.unwrap();
+        let accepted = first.accept().await.unwrap();
+        let other = caller();
+        other.bind(from).unwrap();
+        let other = other.connect(to_second).await.unwrap();
+        let numbers = [to_first, to_second].map(|to| inode(from, to).unwrap());
+        assert_ne!(numbers[0], numbers[1]);
+        // The end that closes first is the one that lingers.
+        drop(one);
+        drop(accepted);
+        assert_eq!(inode(from, to_second), Some(numbers[1]));
+        assert_eq!(owner(from, to_second, &[(3, std::process::id())]), Some(3));
+        drop(other);
     }
 
     /// A cut link holds what is sent over it and lets the other direction pass; healed, it gives everything
