@@ -10,8 +10,7 @@
 //! the log is at its longest, and nearly all of it is about to go.
 //!
 //! Replicas apply the same bytes, so left alone they would all make their snapshots at once, and a write would find
-//! no majority of idle disks. So a replica's first snapshot after its start comes early, by its place among the
-//! voters, and those that follow keep about that distance; where snapshots have become twice as far apart, so again.
+//! no majority of idle disks. So they take turns, see [`Turn`].
 
 use crate::config::RaftConfig;
 use crate::flow_control::{FlowControl, disk_bytes_max};
@@ -58,11 +57,6 @@ struct LogView {
     applied_bytes: u64,
 }
 
-/// Whether the replicas are to be spread anew: never yet, or over a distance that has become short.
-fn spreads(due_bytes: u64, spread_over: u64) -> bool {
-    due_bytes >= spread_over.saturating_mul(2)
-}
-
 /// The bytes of log that make a snapshot due, where the last one took `last_bytes` and one would take `data_bytes` now.
 ///
 /// While it is made, the disk holds the last one, the new one and the log since the last one. What the log grows by
@@ -75,12 +69,15 @@ fn due_bytes(config: &RaftConfig, last_bytes: u64, data_bytes: u64) -> u64 {
         .max(config.snapshot_log_bytes_min)
 }
 
-/// The most bytes of log that a restart should have to replay. It reads the last snapshot as well, so where data is
-/// overwritten half of that is enough: a restart takes half as long again as one that finds a fresh snapshot. Where the
-/// data grows, what is in the log is data that a fresh snapshot would hold, too: making one sooner would spare a restart
-/// little, and write the data over and over. Then each snapshot is three times the one before it.
+/// The most bytes of log that a restart should have to replay. It reads the last snapshot as well, so where
+/// data is overwritten half of that is enough: a restart takes half as long again as one that finds a fresh
+/// snapshot. Where the data grows, what is in the log is data that a fresh snapshot would hold, too: making
+/// one sooner would spare a restart little, and write the data over and over. Then each of a replica's
+/// snapshots is three times its one before. In between it is a quarter less for each byte that the last one
+/// is larger, and not a whole one: of two replicas the one that made its last snapshot later must not catch
+/// up with the other (see [`Turn`]).
 fn replayed_bytes_max(last_bytes: u64, data_bytes: u64) -> u64 {
-    let grown = data_bytes.saturating_add(data_bytes / 2).saturating_sub(last_bytes);
+    let grown = data_bytes.saturating_mul(3).saturating_sub(last_bytes) / 4;
     grown.min(data_bytes / 3 * 2).max(last_bytes / 2)
 }
 
@@ -100,11 +97,72 @@ fn has_shrunk(config: &RaftConfig, last_bytes: u64, data_bytes: u64) -> bool {
     data_bytes < last_bytes / 2 && last_bytes - data_bytes >= config.snapshot_log_bytes_min
 }
 
-/// The bytes after which the replica at `place` of so many `voters` makes a snapshot: the last one, and whoever is not
-/// to be spread, after all that makes one due, the others evenly before it. `spread_over` is the distance over which
-/// they were spread before, and still are: only what it grew by is shared out anew.
-fn first_due(due_bytes: u64, spread_over: u64, place: u64, voters: u64) -> u64 {
-    due_bytes - (voters - place) * due_bytes.saturating_sub(spread_over) / voters
+/// A replica among the voters of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    /// Its place by its id, from 1.
+    own: u64,
+    /// Its leader's; 0 where it knows none that votes.
+    leader: u64,
+    voters: u64,
+}
+
+/// A replica's turn to make a snapshot.
+///
+/// When the next one is due follows from the last one and what was written since, and the later the last one
+/// was made, the later is the next, unless data that was written in between was removed again and the disk
+/// has no room. So replicas whose last ones are apart stay apart, and between two of each every other makes
+/// one: at the same distance where data is overwritten, in the same proportion where it grows. Nothing has to
+/// be done but to bring them apart wherever the last snapshot was not made in the replica's own turn.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    /// Whether the last snapshot was made in this replica's turn. That a start finds is taken for one:
+    /// whoever restarts alone must not step into another's turn.
+    own: bool,
+    /// How many snapshots had been taken in by then. One that was taken in since was made in its leader's
+    /// turn.
+    taken_in: u64,
+}
+
+impl Turn {
+    /// The turn of a replica that starts, whose last snapshot takes so many bytes; it may have been taken in
+    /// again.
+    fn new(last_bytes: u64, taken_in: u64) -> Self {
+        Self { own: last_bytes > 0, taken_in }
+    }
+
+    /// Whether a snapshot is to be made. `taken_in` is how many were since the replica started, and `place`
+    /// its own, where it votes.
+    fn comes(&mut self, config: &RaftConfig, sizes: Sizes, taken_in: u64, place: Option<Place>) -> bool {
+        let Sizes { last_bytes, data_bytes, uncovered_bytes } = sizes;
+        if has_shrunk(config, last_bytes, data_bytes) {
+            // All replicas may make theirs at this entry.
+            *self = Self { own: false, taken_in };
+            return true;
+        }
+        let due_bytes = due_bytes(config, last_bytes, data_bytes);
+        let Some(place) = place else { return uncovered_bytes >= due_bytes };
+        let maker = match (taken_in == self.taken_in, self.own) {
+            (false, _) => place.leader,
+            (true, true) => place.own,
+            (true, false) => 0,
+        };
+        let comes = uncovered_bytes >= first_due(due_bytes, maker, place);
+        if comes {
+            *self = Self { own: true, taken_in };
+        }
+        comes
+    }
+}
+
+/// The bytes after which a replica makes its next snapshot where its last one was made in the turn of the
+/// voter at place `maker`: as large a part of all that makes one due as its own place is ahead of that, among
+/// all places. It is all of it where the turn was its own. Where it was nobody's, `maker` is 0, and the last
+/// of the voters waits for all of it.
+fn first_due(due_bytes: u64, maker: u64, place: Place) -> u64 {
+    let Place { own, voters, .. } = place;
+    let behind = (maker + voters - own) % voters;
+    due_bytes - due_bytes / voters * behind
 }
 
 /// The last index that may be purged, or `None` where nothing may. `held` are indexes that followers hold: each needs
@@ -134,17 +192,19 @@ struct Sizes {
     last_bytes: u64,
     /// What a snapshot would take now; 0 where that is neither known nor of any importance.
     data_bytes: u64,
+    /// What the log holds beyond the last snapshot, of which this replica has applied it.
+    uncovered_bytes: u64,
 }
 
 impl<M: Machine> Compactor<M> {
     /// Runs until the group stops.
     pub(crate) async fn run(self) {
         let mut applied = self.shared.applied();
-        let mut spread_over = 0;
+        let mut turn = Turn::new(self.sizes().last_bytes, self.shared.taken_in());
         // The first look comes unasked: what was replayed at start may be a snapshot's worth already.
         loop {
             let mut sizes = self.sizes();
-            if self.is_due(sizes, &mut spread_over) {
+            if turn.comes(&self.config, sizes, self.shared.taken_in(), self.place()) {
                 if !self.snapshot().await {
                     return;
                 }
@@ -167,33 +227,27 @@ impl<M: Machine> Compactor<M> {
 
     fn sizes(&self) -> Sizes {
         let last_bytes = self.snapshots.current().map_or(0, |snapshot| snapshot.bytes);
-        let (least, (_, voters)) = (self.config.snapshot_log_bytes_min, self.place());
+        let uncovered_bytes = self.shared.uncovered_bytes();
+        let (least, voters) =
+            (self.config.snapshot_log_bytes_min, self.place().map_or(1, |place| place.voters));
         // The machine is asked only where its size may matter: where a snapshot may be due, or the log held too long.
-        let matters = last_bytes >= least
-            || self.shared.uncovered_bytes() >= least / voters
-            || self.flow.log_bytes() >= least;
-        Sizes { last_bytes, data_bytes: if matters { self.shared.data_bytes() } else { 0 } }
+        let matters =
+            last_bytes >= least || uncovered_bytes >= least / voters || self.flow.log_bytes() >= least;
+        let data_bytes = if matters { self.shared.data_bytes() } else { 0 };
+        Sizes { last_bytes, data_bytes, uncovered_bytes }
     }
 
-    /// Whether a snapshot is to be made; `spread_over` is what [`first_due`] says of it.
-    fn is_due(&self, Sizes { last_bytes, data_bytes }: Sizes, spread_over: &mut u64) -> bool {
-        let due_bytes = due_bytes(&self.config, last_bytes, data_bytes);
-        let spreads = spreads(due_bytes, *spread_over);
-        let (place, voters) = if spreads { self.place() } else { (1, 1) };
-        let is_due = self.shared.uncovered_bytes() >= first_due(due_bytes, *spread_over, place, voters);
-        if is_due && spreads {
-            *spread_over = due_bytes;
-        }
-        is_due || has_shrunk(&self.config, last_bytes, data_bytes)
-    }
-
-    /// This replica's place among the voters, from 1, and their number; `(1, 1)` for whoever is none.
-    fn place(&self) -> (u64, u64) {
+    /// This replica's place among the voters; `None` for whoever is none.
+    fn place(&self) -> Option<Place> {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
-        let place = voters.iter().filter(|&&voter| voter <= metrics.id).count();
-        if voters.contains(&metrics.id) { (place as u64, voters.len() as u64) } else { (1, 1) }
+        let place = |id: u64| {
+            let upto = voters.iter().filter(|&&voter| voter <= id).count() as u64;
+            voters.contains(&id).then_some(upto)
+        };
+        let leader = metrics.current_leader.and_then(place).unwrap_or(0);
+        Some(Place { own: place(metrics.id)?, leader, voters: voters.len() as u64 })
     }
 
     /// Makes a snapshot and waits for it; `false` once the group has stopped.
@@ -221,7 +275,7 @@ impl<M: Machine> Compactor<M> {
     }
 
     /// Purges what may be; `false` once the group has stopped.
-    async fn purge(&self, Sizes { last_bytes, data_bytes }: Sizes) -> bool {
+    async fn purge(&self, Sizes { last_bytes, data_bytes, .. }: Sizes) -> bool {
         let (snapshot, purged, followers) = {
             let metrics = self.raft.data_metrics();
             let metrics = metrics.borrow_watched();
@@ -268,15 +322,6 @@ mod tests {
         RaftConfig { log_bytes_kept: kept, ..RaftConfig::default() }
     }
 
-    /// Replicas are spread at their start, and whenever snapshots have become twice as far apart.
-    #[test]
-    fn replicas_are_spread_again_as_snapshots_grow() {
-        assert!(spreads(64 << 20, 0));
-        assert!(!spreads(64 << 20, 64 << 20));
-        assert!(!spreads(127 << 20, 64 << 20));
-        assert!(spreads(128 << 20, 64 << 20));
-    }
-
     /// The last snapshot is as large as the data: half of it makes the next one due. The more it takes beyond the
     /// data, the sooner; and where it is due, the bound has room for the next one and for what that needs.
     #[test]
@@ -294,19 +339,102 @@ mod tests {
         }
     }
 
-    /// Data that only grows is written into snapshots about once and a half in all, not over and over: each makes the
-    /// next one due when it has become three times as large.
+    /// Where the replica at `own` of so many voters makes its snapshots, in MiB of log, while its data takes
+    /// `data_mib` of so much log, from `from` to `to`, and what they take in all. Its last snapshot takes
+    /// `last`.
+    fn snapshots(
+        (own, voters): (u64, u64),
+        turn: &mut Turn,
+        mut last: u64,
+        (from, to): (u64, u64),
+        data_mib: impl Fn(u64) -> u64,
+    ) -> (Vec<u64>, u64) {
+        const MIB: u64 = 1 << 20;
+        let place = Some(Place { own, leader: 1, voters });
+        let (mut covered, mut written, mut at) = (from, 0, Vec::new());
+        for log in from..=to {
+            let data = data_mib(log);
+            let sizes = Sizes {
+                last_bytes: last * MIB,
+                data_bytes: data * MIB,
+                uncovered_bytes: (log - covered) * MIB,
+            };
+            if turn.comes(&RaftConfig::default(), sizes, turn.taken_in, place) {
+                (covered, last, written) = (log, data, written + data);
+                at.push(log);
+            }
+        }
+        (at, written)
+    }
+
+    /// Of the snapshots that all replicas make, in the order in which they make them, each follows the one
+    /// before it by so many hundredths of what was written until then.
+    fn gaps_percent(mut all: Vec<u64>) -> Vec<u64> {
+        all.sort_unstable();
+        all.windows(2).map(|pair| (pair[1] - pair[0]) * 100 / pair[0]).collect()
+    }
+
+    /// Data that only grows is written into snapshots once and a half in all by each replica, not over and
+    /// over: each of its snapshots makes the next one due when that is three times as large. And the replicas
+    /// of three or of five stay apart all the while, as they were brought apart at the beginning, or once the
+    /// data had shrunk or was there.
     #[test]
     fn growing_data_is_not_copied_over_and_over() {
         const MIB: u64 = 1 << 20;
-        let config = RaftConfig::default();
-        let (mut last, mut written) = (128, 0);
-        for data in 128..=4_096 {
-            if data - last >= due_bytes(&config, last * MIB, data * MIB) / MIB {
-                (last, written) = (data, written + data);
+        for (voters, least_gap) in [(3, 22), (5, 11)] {
+            for there in [0, 128, 1_000] {
+                let mut all = Vec::new();
+                for own in 1..=voters {
+                    let mut turn = Turn { own: false, taken_in: 0 };
+                    let (at, written) =
+                        snapshots((own, voters), &mut turn, there, (there, 16 << 10), |log| log);
+                    let case = format!("n{own} of {voters} from {there} MiB on: {at:?}, {written} MiB");
+                    for pair in at.windows(2).filter(|pair| pair[0] >= 128) {
+                        assert!((pair[0] * 3).abs_diff(pair[1]) <= 8, "{case}");
+                    }
+                    let last = at[at.len() - 1];
+                    assert!(last >= (16 << 10) / 3 && written <= last * 3 / 2, "{case}");
+                    all.extend(at.into_iter().filter(|at| *at >= 128));
+                }
+                let gaps = gaps_percent(all);
+                assert!(gaps.iter().all(|gap| *gap >= least_gap), "{voters} voters from {there}: {gaps:?}");
             }
         }
-        assert!(last >= 4_096 / 3 && written < last * 3 / 2, "{written} MiB were copied, {last} at last");
+        assert_eq!(
+            due_bytes(&RaftConfig::default(), 0, 1_200 * MIB),
+            800 * MIB,
+            "two thirds of growing data"
+        );
+    }
+
+    /// Replicas stay apart where data is overwritten, grows, is overwritten again, and then grows by a tenth
+    /// of what is written: between two snapshots of one replica each of the others makes one.
+    #[test]
+    fn replicas_stay_apart_whatever_is_written() {
+        let data = |log: u64| match log {
+            0..4_000 => log.min(48),
+            4_000..8_000 => log - 3_952,
+            8_000..16_000 => 4_048,
+            _ => 4_048 + (log - 16_000) / 10,
+        };
+        for voters in [3, 5] {
+            let mut all = Vec::new();
+            for own in 1..=voters {
+                let (at, _) = snapshots((own, voters), &mut Turn::new(0, 0), 0, (0, 40_000), data);
+                all.extend(at.into_iter().map(|at| (at, own)));
+            }
+            all.sort_unstable();
+            for stretch in [0..4_000, 8_000..16_000, 16_000..40_000] {
+                let here: Vec<_> = all.iter().filter(|(at, _)| stretch.contains(at)).collect();
+                let gaps = here.windows(2).map(|pair| pair[1].0 - pair[0].0);
+                let (least, most) = (gaps.clone().min(), gaps.max());
+                assert!(least.zip(most).is_none_or(|(least, most)| least * 5 >= most), "{voters}: {here:?}");
+            }
+            for round in all.windows(usize::try_from(voters).unwrap_or_default()) {
+                let makers: std::collections::BTreeSet<u64> = round.iter().map(|(_, own)| *own).collect();
+                assert_eq!(makers.len(), round.len(), "{voters} voters: {round:?}");
+            }
+        }
     }
 
     /// Data that has shrunk to less than half of the last snapshot makes one due, though nothing was written; a little
@@ -331,16 +459,45 @@ mod tests {
         }
     }
 
-    /// Three replicas make their snapshots a third of the way apart, none later than it is due; and so again where
-    /// snapshots come further apart.
+    /// Three replicas make their first snapshots a third of the way apart, none later than it is due; and so
+    /// again after one that all made at once, or that was taken in.
     #[test]
     fn replicas_take_turns() {
-        let first = [1, 2, 3].map(|place| first_due(90, 0, place, 3));
-        assert_eq!(first, [30, 60, 90]);
-        let second = [1, 2, 3].map(|place| first_due(180, 90, place, 3));
-        let at: Vec<u64> = first.iter().zip(second).map(|(first, second)| first + second).collect();
-        assert_eq!(at, [150, 210, 270], "a third of 180 apart");
-        assert_eq!(first_due(90, 0, 1, 1), 90);
+        let first = |maker| [1, 2, 3].map(|own| first_due(90, maker, Place { own, leader: 0, voters: 3 }));
+        assert_eq!(first(0), [30, 60, 90]);
+        assert_eq!(first(1), [90, 30, 60], "after one that the first has made");
+        assert_eq!(first(3), [30, 60, 90]);
+        assert_eq!(first_due(90, 1, Place { own: 1, leader: 1, voters: 1 }), 90);
+    }
+
+    /// A replica keeps its own turn, over a restart too; after a snapshot that was taken in it comes as far
+    /// behind its leader as its place is, and after one for data that has shrunk by its place alone. Who does
+    /// not vote has no turn.
+    #[test]
+    fn a_turn_is_kept_until_a_snapshot_is_anothers() {
+        const MIB: u64 = 1 << 20;
+        let (config, third) = (RaftConfig::default(), Place { own: 3, leader: 2, voters: 3 });
+        let sizes = |uncovered: u64| Sizes {
+            last_bytes: 900 * MIB,
+            data_bytes: 900 * MIB,
+            uncovered_bytes: uncovered * MIB,
+        };
+        let mut turn = Turn::new(900 * MIB, 1);
+        assert!(!turn.comes(&config, sizes(449), 1, Some(third)), "half of the last snapshot");
+        assert!(turn.comes(&config, sizes(450), 1, Some(third)));
+        assert!(!turn.comes(&config, sizes(149), 2, Some(third)), "one after its leader");
+        assert!(turn.comes(&config, sizes(150), 2, Some(third)));
+        assert!(!turn.comes(&config, sizes(449), 2, Some(third)), "its own again");
+        let mut learner = Turn::new(0, 0);
+        assert!(learner.comes(&config, sizes(450), 1, None) && !learner.comes(&config, sizes(449), 1, None));
+        assert!(learner.comes(&config, sizes(150), 1, Some(third)), "it votes now");
+        let shrunk = Sizes { last_bytes: 900 * MIB, data_bytes: 300 * MIB, uncovered_bytes: 0 };
+        let first = Place { own: 1, ..third };
+        assert!(turn.comes(&config, shrunk, 2, Some(first)));
+        assert!(
+            turn.comes(&config, sizes(150), 2, Some(first))
+                && !turn.comes(&config, sizes(150), 2, Some(first))
+        );
     }
 
     /// Bytes to keep become entries to keep by their mean size.

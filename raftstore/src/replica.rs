@@ -63,6 +63,8 @@ pub(crate) struct Shared<M> {
     applied_bytes: AtomicU64,
     /// How many of these bytes the last snapshot holds: made, or taken in.
     covered_bytes: AtomicU64,
+    /// How many snapshots were taken in since this replica started.
+    taken_in: AtomicU64,
 }
 
 impl<M: Machine> Shared<M> {
@@ -77,6 +79,7 @@ impl<M: Machine> Shared<M> {
             applied_entries: AtomicU64::new(0),
             applied_bytes: AtomicU64::new(0),
             covered_bytes: AtomicU64::new(0),
+            taken_in: AtomicU64::new(0),
         })
     }
 
@@ -103,6 +106,11 @@ impl<M: Machine> Shared<M> {
     /// How many bytes of entries were applied since the last snapshot, or since this replica started.
     pub(crate) fn uncovered_bytes(&self) -> u64 {
         self.applied_bytes().saturating_sub(self.covered_bytes.load(Ordering::Relaxed))
+    }
+
+    /// How many snapshots were taken in since this replica started.
+    pub(crate) fn taken_in(&self) -> u64 {
+        self.taken_in.load(Ordering::Relaxed)
     }
 
     /// About how many bytes a copy of the machine would take now.
@@ -173,6 +181,7 @@ impl<M: Machine> Shared<M> {
         let replaced = std::mem::replace(&mut *state, loaded);
         drop(state);
         self.covered_bytes.fetch_max(self.applied_bytes(), Ordering::Relaxed);
+        self.taken_in.fetch_add(1, Ordering::Relaxed);
         // Nobody has to wait while a large machine is taken down.
         drop(replaced);
         self.applied.send_replace(meta.last_log_id.map_or(0, |id| id.index()));

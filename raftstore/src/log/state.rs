@@ -189,7 +189,7 @@ impl Durable {
         }
     }
 
-    /// What is missing between the checkpoint and the entries found, in words.
+    /// What is missing between the checkpoint and the entries found, or contradicts it, in words.
     pub(crate) fn gap(&self) -> Option<String> {
         let Self { checkpoint, index, .. } = self;
         if let Some((last, next)) = index.hole() {
@@ -205,6 +205,24 @@ impl Durable {
             ));
         }
         let first = index.first().map(|run| run.first).filter(|first| *first != checkpoint.first);
-        first.map(|first| format!("the first entry should be {}, is {first}", checkpoint.first))
+        let first = first.map(|first| format!("the first entry should be {}, is {first}", checkpoint.first));
+        first.or_else(|| self.contradiction())
+    }
+
+    /// Where the log has an entry of another term than the commit mark or the snapshot says, in words: what is
+    /// committed is never replaced, and what contradicts a snapshot is truncated before it is installed.
+    fn contradiction(&self) -> Option<String> {
+        let Self { checkpoint, index, .. } = self;
+        let is_other = |(what, id): (&str, LogId)| {
+            let (term, at) = (id.committed_leader_id().term, id.index());
+            let purged = checkpoint.purged.filter(|purged| purged.index() == at);
+            let there = index.range(at, at + 1).next().map(|run| run.term);
+            let there = there.or(purged.map(|purged| purged.committed_leader_id().term))?;
+            (there != term)
+                .then(|| format!("entry {at} is of term {there} in the log, of {term} by the {what}"))
+        };
+        let snapshot = checkpoint.snapshot.as_ref().and_then(|manifest| manifest.meta.last_log_id);
+        let told = [("commit mark", checkpoint.committed), ("snapshot", snapshot)];
+        told.into_iter().filter_map(|(what, id)| Some((what, id?))).find_map(is_other)
     }
 }

@@ -15,8 +15,9 @@
 //! Log ids, votes, entries and metas are laid out in [`crate::codec`]; `?` marks a leading byte 0 or 1.
 
 use crate::codec::{
-    Malformed, put_entry, put_log_id, put_option, put_snapshot_meta, put_vote, take_bytes, take_entry,
-    take_log_id, take_option, take_snapshot_meta, take_u8, take_u16, take_u32, take_u64, take_vote,
+    ENTRY_OVERHEAD, Malformed, put_entry, put_log_id, put_option, put_snapshot_meta, put_vote, take_bytes,
+    take_entry, take_log_id, take_option, take_snapshot_meta, take_u8, take_u16, take_u32, take_u64,
+    take_vote,
 };
 use crate::types::{
     AppendEntriesRequest, Entry, LogId, SnapshotMeta, StreamAppendResult, TransferLeaderRequest,
@@ -29,9 +30,6 @@ type Taken<T> = Result<T, Malformed>;
 
 /// The bytes of an append beyond its entries, at most.
 pub(crate) const APPEND_OVERHEAD: usize = 8 + 17 + 17 + 17 + 4;
-
-/// Entries reserved for on a count alone; the rest of a vector grows with entries that are really there.
-const ENTRIES_RESERVED_MAX: usize = 1_024;
 
 /// Texts are for people; what does not fit is cut.
 const TEXT_BYTES_MAX: usize = 1_000;
@@ -109,7 +107,7 @@ pub(crate) fn take_append(mut from: Bytes) -> Taken<(u64, AppendEntriesRequest)>
     let sequence = take_u64(from, "append")?;
     let AppendHead { vote, prev_log_id, leader_commit } = AppendHead::take(from)?;
     let count = take_u32(from, "append")? as usize;
-    let mut entries = Vec::with_capacity(count.min(ENTRIES_RESERVED_MAX));
+    let mut entries = Vec::with_capacity(count.min(from.len() / ENTRY_OVERHEAD));
     for _ in 0..count {
         entries.push(take_entry(from)?);
     }

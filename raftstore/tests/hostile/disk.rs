@@ -6,8 +6,8 @@ use crate::panics;
 use bytes::Bytes;
 use proto::{GroupId, NodeId};
 use raftstore::{
-    Address, Disk, Fatal, Host, HostConfig, RaftConfig, SimulatedClock, SimulatedDisk, SimulatedNetwork,
-    StorageConfig, TransportConfig,
+    Address, Disk, Fatal, Host, HostConfig, RaftConfig, ReadError, SimulatedClock, SimulatedDisk,
+    SimulatedNetwork, StorageConfig, TransportConfig,
 };
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
@@ -19,6 +19,11 @@ use tokio::time::timeout;
 const GROUP: GroupId = GroupId(1);
 const NODE: NodeId = NodeId(1);
 const AT: &str = "10.0.0.1:1";
+
+/// What the node was given to keep, all of it acknowledged.
+const COMMANDS: u8 = 40;
+const COMMAND_BYTES: usize = 60;
+const WRITTEN_BYTES: usize = COMMANDS as usize * COMMAND_BYTES;
 
 /// Small things that a disk keeps by name.
 const CELLS: [&str; 3] = ["identity", "formation", "lives"];
@@ -37,6 +42,26 @@ thread_local! {
 fn runtime() -> Runtime {
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime can be had")
+}
+
+/// What a node does on a disk that somebody else has written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It leads its group, whose machine holds so many bytes.
+    Serves(usize),
+    /// It says why it does not start, or has stopped.
+    Refuses(String),
+    /// It runs, and waits for others that it believes to be there.
+    Waits,
+}
+
+/// What changes to a disk excuse.
+#[derive(Clone, Copy, Debug, Default)]
+struct Damage {
+    /// Something was changed under a checksum that fits: no node can tell that from what it wrote itself.
+    sealed: bool,
+    /// The last record of the log was changed: no node can tell that from a write that was cut short.
+    last: bool,
 }
 
 /// Something on the disk that can be changed: where it is, and what stands there.
@@ -61,6 +86,13 @@ fn places(disk: &SimulatedDisk) -> Vec<Place> {
         }
     }
     places
+}
+
+/// The last record of the log: its table and its sequence. The values of a record have the same key but for
+/// the last two bytes.
+fn last_record(places: &[Place]) -> Option<(String, u64)> {
+    let logs = places.iter().filter(|place| place.table.starts_with("log-"));
+    logs.filter_map(|place| Some((place.table.clone(), place.key? >> 16))).max()
 }
 
 impl Place {
@@ -127,45 +159,73 @@ async fn lived() -> SimulatedDisk {
     host.form(&members).await.expect("it is alone");
     let group = host.open_group(GROUP, Log::default).await.expect("a group opens");
     group.bootstrap(&members).await.expect("it is alone");
-    for number in 0..40_u8 {
-        group.propose(Bytes::from(vec![number; 60])).await.expect("it is alone");
+    for number in 0..COMMANDS {
+        group.propose(Bytes::from(vec![number; COMMAND_BYTES])).await.expect("it is alone");
     }
     host.shutdown().await.expect("nothing has failed");
     disk
 }
 
 /// Starts a node on the disk that `input` makes: five bytes each for a change, of which place, how and where.
-/// What the node says where it does not start, and otherwise how many bytes its machine holds. Nothing may
-/// panic.
-pub fn start(input: &[u8]) -> Result<usize, String> {
+///
+/// Nothing may panic or hang, and what the node had acknowledged must be there where it serves, unless the
+/// changes are such as it cannot tell from its own.
+pub fn start(input: &[u8]) -> Outcome {
     let disk = WHOLE.with(|whole| whole.duplicate());
     let mut all = places(&disk);
-    let count = all.len();
+    let (count, last) = (all.len(), last_record(&all));
+    let mut damage = Damage::default();
     for [place, how, at @ .., byte] in input.as_chunks::<5>().0 {
         let place = &mut all[usize::from(*place) % count];
         place.damage(*how, u16::from_le_bytes(*at), *byte);
+        damage.last |= last == place.key.map(|key| (place.table.clone(), key >> 16));
         if how & 0x80 != 0 {
             place.seal();
+            damage.sealed = true;
         }
         place.write(&disk);
     }
-    panics::none_in(|| runtime().block_on(restart(&disk)))
+    let outcome = panics::none_in(|| runtime().block_on(restart(&disk)));
+    let lost = if damage.last { COMMAND_BYTES } else { 0 };
+    match &outcome {
+        _ if damage.sealed => {}
+        Outcome::Serves(held) => assert!(
+            (WRITTEN_BYTES - lost..=WRITTEN_BYTES).contains(held),
+            "{held} bytes of {WRITTEN_BYTES} are there, {damage:?}"
+        ),
+        Outcome::Refuses(why) => assert!(!why.is_empty()),
+        Outcome::Waits => panic!("it neither serves nor says why it does not, {damage:?}"),
+    }
+    outcome
 }
 
-async fn restart(disk: &SimulatedDisk) -> Result<usize, String> {
+async fn restart(disk: &SimulatedDisk) -> Outcome {
     raftstore::seed(2);
-    let host = host(disk).await.map_err(|fatal| fatal.to_string())?;
-    let group = host.open_group(GROUP, Log::default).await.map_err(|fatal| fatal.to_string())?;
-    let led = tokio::select! {
-        led = timeout(ELECTION, group.wait_for_leader(ELECTION)) => {
-            led.map_or(Err("no leader".into()), |led| led.map_err(|error| error.to_string()))
-        }
-        fatal = host.failed() => Err(fatal.to_string()),
+    let refuses = |fatal: Fatal| Outcome::Refuses(fatal.to_string());
+    let host = match host(disk).await {
+        Ok(host) => host,
+        Err(fatal) => return refuses(fatal),
     };
-    let held = group.read_stale(|log| log.0.len());
-    match timeout(ELECTION, host.shutdown()).await {
-        Ok(Ok(())) | Err(_) => {}
-        Ok(Err(fatal)) => return Err(fatal.to_string()),
+    let group = match host.open_group(GROUP, Log::default).await {
+        Ok(group) => group,
+        Err(fatal) => return refuses(fatal),
+    };
+    let served = async {
+        group.wait_for_leader(ELECTION).await?;
+        let held = timeout(ELECTION, group.read(|log| log.0.len()));
+        held.await.unwrap_or(Err(ReadError::NoQuorum(GROUP)))
+    };
+    let outcome = tokio::select! {
+        biased;
+        fatal = host.failed() => refuses(fatal),
+        served = served => match served {
+            Ok(held) => Outcome::Serves(held),
+            Err(ReadError::Stopped(_)) => refuses(host.failed().await),
+            Err(_) => Outcome::Waits,
+        },
+    };
+    match timeout(ELECTION, host.shutdown()).await.expect("a node shuts down, whatever it has read") {
+        Ok(()) => outcome,
+        Err(fatal) => refuses(fatal),
     }
-    led.map(|_| held)
 }

@@ -34,6 +34,10 @@ const ELECTION: Duration = Duration::from_secs(10);
 /// The first byte of what a peer says: the lanes by their numbers, and others for bytes without a greeting.
 pub const LANES: std::ops::RangeInclusive<u8> = 1..=4;
 
+/// Added to a lane's number: what follows are no frames, but bytes that are said after the greeting as they
+/// are.
+pub const RAW: u8 = 0x80;
+
 /// A frame: length, CRC of what follows it, version, kind, group, id, payload.
 pub fn frame(kind: u8, group: u64, id: u64, payload: &[u8]) -> Vec<u8> {
     let sealed = [&[1, kind][..], &group.to_le_bytes(), &id.to_le_bytes(), payload].concat();
@@ -60,13 +64,19 @@ fn mailbox(incarnation: u128) -> u64 {
 }
 
 /// What `input` has the peer say. Its first byte is the lane; what follows is frames: a kind, a byte for whom
-/// and in which stream, the payload's length in two bytes, and as much of it as there is.
+/// and in which stream, the payload's length in two bytes, and as much of it as there is. Or it is what it
+/// is.
 fn said(input: &[u8], mailbox: u64) -> Vec<u8> {
-    let Some((lane, mut rest)) = input.split_first() else { return Vec::new() };
-    if !LANES.contains(lane) {
+    let Some((first, mut rest)) = input.split_first() else { return Vec::new() };
+    let lane = first & !RAW;
+    if !LANES.contains(&lane) {
         return rest.to_vec();
     }
-    let mut said = hello(*lane);
+    let mut said = hello(lane);
+    if *first != lane {
+        said.extend(rest);
+        return said;
+    }
     while let Some(([kind, whom, low, high], more)) = rest.split_first_chunk::<4>() {
         let length = usize::from(u16::from_le_bytes([*low, *high])).min(more.len());
         let (payload, more) = more.split_at(length);

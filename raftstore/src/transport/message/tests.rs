@@ -108,6 +108,19 @@ fn a_gap_is_refused() {
     assert_eq!(take_append(append_bytes(&gap)).unwrap_err().why, "entries are not consecutive");
 }
 
+/// A count of entries that are not there reserves nothing to speak of.
+#[test]
+fn a_count_without_entries_costs_nothing() {
+    let none = AppendEntriesRequest { entries: Vec::new(), ..append() };
+    let mut payload = append_bytes(&none).to_vec();
+    let count_at = payload.len() - 4;
+    payload[count_at..].fill(0xff);
+    let payload = Bytes::from(payload);
+    let mut is_refused = false;
+    let held = allocation_counter::measure(|| is_refused = take_append(payload.clone()).is_err()).bytes_max;
+    assert!(is_refused && held <= 1_000, "{held} bytes were held for {}", payload.len());
+}
+
 /// A text that is too long is cut between characters.
 #[test]
 fn long_texts_are_cut() {
