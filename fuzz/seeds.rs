@@ -1,6 +1,12 @@
 //! Writes what each target begins with: `seeds FOLDER` makes `FOLDER/TARGET/NUMBER` of the samples that the
 //! bounded tests use.
 
+#[expect(dead_code, reason = "only what its samples are made by")]
+#[path = "../flotilla/src/kv/format.rs"]
+mod format;
+#[expect(dead_code, reason = "only its samples are wanted")]
+#[path = "../flotilla/src/kv/hostile.rs"]
+mod hostile;
 #[expect(dead_code, reason = "only its samples are wanted")]
 #[path = "../kvserver/tests/hostile/http.rs"]
 mod http;
@@ -13,6 +19,9 @@ mod machine;
 #[expect(dead_code, reason = "only its samples are wanted")]
 #[path = "../proto/tests/hostile/messages.rs"]
 mod messages;
+#[expect(dead_code, reason = "what formats are written by")]
+#[path = "../flotilla/src/output.rs"]
+mod output;
 #[expect(dead_code, reason = "only what it has in common with the others")]
 #[path = "../raftstore/tests/hostile/panics.rs"]
 mod panics;
@@ -26,15 +35,13 @@ fn main() -> std::io::Result<()> {
     let Some(folder) = std::env::args_os().nth(1).map(PathBuf::from) else {
         return Err(std::io::Error::other("usage: seeds FOLDER"));
     };
-    let lines: [&[u8]; 3] =
-        [b"key\tvalue", br#"{"key":"a","value":"b"}"#, br#"{"key":"/w==","value":"","b64":true}"#];
     let all = [
         ("wire", wire::samples()),
         ("messages", messages::samples()),
         ("commands", machine::commands()),
         ("pieces", machine::pieces()),
         ("http", http::samples()),
-        ("import", lines.map(<[u8]>::to_vec).into()),
+        ("import", hostile::samples()),
         // A byte replaced and sealed again, a value cut short, one that goes on.
         ("disk", vec![vec![0, 0x82, 9, 0, 1], vec![7, 0, 40, 0, 0], vec![5, 0x81, 0, 0, 9]]),
     ];

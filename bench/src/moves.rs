@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,6 +31,9 @@ const FILL_BATCH: usize = 256;
 
 /// How often the map is asked whether a move has ended.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// For how long it is remembered when writes were acknowledged: a move's end is known much sooner after its switch.
+const REMEMBERED: Duration = Duration::from_secs(10);
 
 /// What to move, and who uses it meanwhile.
 #[derive(Debug, Args)]
@@ -80,7 +84,8 @@ struct Seen {
     writes: Histogram<u64>,
     reads: Histogram<u64>,
     others: Histogram<u64>,
-    last_write: Instant,
+    /// When writes of the moving shard were acknowledged, the last [`REMEMBERED`] of them and one before.
+    written: VecDeque<Instant>,
     /// The longest time in which no write of the moving shard was acknowledged.
     longest_gap: Duration,
 }
@@ -91,7 +96,7 @@ impl Seen {
             writes: Histogram::new(3)?,
             reads: Histogram::new(3)?,
             others: Histogram::new(3)?,
-            last_write: Instant::now(),
+            written: VecDeque::from([Instant::now()]),
             longest_gap: Duration::ZERO,
         })
     }
@@ -101,15 +106,41 @@ impl Seen {
         match what {
             What::Write => {
                 self.writes.record(micros)?;
-                let now = Instant::now();
-                self.longest_gap = self.longest_gap.max(now - self.last_write);
-                self.last_write = now;
+                self.written_at(Instant::now());
             }
             What::Read => self.reads.record(micros)?,
             What::Other => self.others.record(micros)?,
         }
         Ok(())
     }
+
+    fn written_at(&mut self, now: Instant) {
+        if let Some(&last) = self.written.back() {
+            self.longest_gap = self.longest_gap.max(now - last);
+        }
+        self.written.push_back(now);
+        while self.written.get(1).is_some_and(|second| now - *second > REMEMBERED) {
+            self.written.pop_front();
+        }
+    }
+
+    /// The longest time without an acknowledged write that lies in a switch, wholly or in part; `None` where that is
+    /// too long ago, or no write has followed.
+    fn gap_at(&self, switch: &Switch) -> Option<Duration> {
+        let pairs = self.written.iter().zip(self.written.iter().skip(1));
+        let reaches = pairs.filter(|(before, after)| **after >= switch.asked && **before <= switch.served);
+        let is_known = self.written.front()? <= &switch.asked && self.written.back()? > &switch.served;
+        reaches.map(|(before, after)| *after - *before).max().filter(|_| is_known)
+    }
+}
+
+/// The end of a move, as the node that drove it has seen it.
+#[derive(Clone, Copy, Debug)]
+struct Switch {
+    /// The source was asked to serve the shard no more.
+    asked: Instant,
+    /// The destination served it.
+    served: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -173,7 +204,7 @@ pub async fn run(nodes: &[String], args: &MoveArgs) -> Result<()> {
     }
     drop(current);
     let measured = tokio::select! {
-        measured = measure(&http, node, shard, args, &stretches) => measured,
+        measured = measure(&http, nodes, shard, args, &stretches) => measured,
         // They go on until they are told to end; whoever ends now has failed.
         Some(ended) = users.join_next() => ended?.and_then(|()| bail!("a client has ended too soon")),
     };
@@ -183,11 +214,12 @@ pub async fn run(nodes: &[String], args: &MoveArgs) -> Result<()> {
 
 async fn measure(
     http: &reqwest::Client,
-    node: &str,
+    nodes: &[String],
     shard: u32,
     args: &MoveArgs,
     stretches: &watch::Sender<Stretch>,
 ) -> Result<()> {
+    let node = nodes.first().context("no node is given")?.as_str();
     sleep(Duration::from_secs(args.rest_seconds) / 5).await;
     let begin = || -> Result<Stretch> {
         let stretch = Arc::new(Mutex::new(Seen::new()?));
@@ -203,11 +235,11 @@ async fn measure(
         args.clients,
         args.others
     ))?;
-    say(
-        "move      from   to  seconds  writes/s  longest write ms  longest read ms  longest gap between writes ms",
-    )?;
-    let (mut pauses, mut gaps) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
-    let mut others = Histogram::<u64>::new(3)?;
+    say("                                             longest ms       ms between writes   pause")?;
+    say("move      from   to  seconds  writes/s    write     read    longest  at switch      ms")?;
+    let mut pauses = Histogram::<u64>::new(3)?;
+    let (mut gaps, mut gaps_at_switches) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
+    let (mut writes, mut others) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
     begin()?;
     for number in 1..=args.moves {
         let at = place(http, node, shard).await?;
@@ -219,14 +251,20 @@ async fn measure(
             timeout(Duration::from_secs(args.move_seconds_max), arrival(http, node, shard, to, epoch)).await;
         ended.with_context(|| format!("move {number} has not ended in {} s", args.move_seconds_max))??;
         let took = began.elapsed();
+        // Not before the shard is written again.
+        let switch = switch(http, nodes, shard, epoch).await?;
+        let gap = gap_at(&moving, &switch).await?;
         begin()?;
         let row = {
             let seen = lock(&moving);
-            pauses.record(seen.writes.max())?;
-            gaps.record(u64::try_from(seen.longest_gap.as_micros())?)?;
+            let pause = switch.served - switch.asked;
+            pauses.record(micros(pause)?)?;
+            gaps.record(micros(seen.longest_gap)?)?;
+            gaps_at_switches.record(micros(gap)?)?;
+            writes.add(&seen.writes)?;
             others.add(&seen.others)?;
             format!(
-                "{number:<8}  {:>4}  {:>3}  {:>7.2}  {:>8.0}  {:>16.1}  {:>15.1}  {:>29.1}",
+                "{number:<8}  {:>4}  {:>3}  {:>7.2}  {:>8.0}  {:>7.1}  {:>7.1}  {:>9.1}  {:>9.1}  {:>6.1}",
                 format!("g{}", at.owner),
                 format!("g{to}"),
                 took.as_secs_f64(),
@@ -234,6 +272,8 @@ async fn measure(
                 millis(seen.writes.max()),
                 millis(seen.reads.max()),
                 seen.longest_gap.as_secs_f64() * 1e3,
+                gap.as_secs_f64() * 1e3,
+                pause.as_secs_f64() * 1e3,
             )
         };
         say(&row)?;
@@ -242,9 +282,13 @@ async fn measure(
     }
     let rest = lock(&rest);
     say("")?;
-    say(&quantiles("longest write of a move", &pauses)?)?;
+    say(&quantiles("pause: asked to freeze until served", &pauses)?)?;
+    say(&quantiles("gap between writes at the switch", &gaps_at_switches)?)?;
     say(&quantiles("longest gap between writes of a move", &gaps)?)?;
+    let gap = rest.longest_gap.as_secs_f64() * 1e3;
+    say(&format!("longest gap between writes at rest, in {} s: {gap:.1} ms", args.rest_seconds))?;
     say(&quantiles("writes at rest", &rest.writes)?)?;
+    say(&quantiles("writes during moves", &writes)?)?;
     say(&quantiles("reads of other shards at rest", &rest.others)?)?;
     say(&quantiles("reads of other shards during moves", &others)?)?;
     let (before, during) = (rest.others.value_at_quantile(0.99), others.value_at_quantile(0.99));
@@ -252,6 +296,10 @@ async fn measure(
         "reads of other shards, p99 during moves / at rest: {:.2}",
         during as f64 / before.max(1) as f64
     ))
+}
+
+fn micros(time: Duration) -> Result<u64> {
+    Ok(u64::try_from(time.as_micros())?)
 }
 
 fn millis(micros: u64) -> f64 {
@@ -427,6 +475,51 @@ async fn arrival(http: &reqwest::Client, node: &str, shard: u32, to: u64, epoch:
     Ok(())
 }
 
+/// When the move of a shard was decided that was asked for at `epoch` or later, as the node says that drove it.
+async fn switch(http: &reqwest::Client, nodes: &[String], shard: u32, epoch: u64) -> Result<Switch> {
+    let looking = async {
+        loop {
+            for node in nodes {
+                let answer = http.get(format!("{node}/v1/status")).send().await?.text().await?;
+                let now = Instant::now();
+                if let Some((paused, ago)) = switch_in(&serde_json::from_str(&answer)?, shard, epoch) {
+                    let served =
+                        now.checked_sub(ago).context("the switch lies before the clock's beginning")?;
+                    let asked =
+                        served.checked_sub(paused).context("the switch lies before the clock's beginning")?;
+                    return anyhow::Ok(Switch { asked, served });
+                }
+            }
+            sleep(LOOK).await;
+        }
+    };
+    let looked = timeout(REMEMBERED / 2, looking).await;
+    looked.context("no node tells of the move's end: its driver was followed by another")?
+}
+
+/// How long the switch of a move took and how long ago it was, where a node's status tells.
+fn switch_in(status: &Value, shard: u32, epoch: u64) -> Option<(Duration, Duration)> {
+    let ended = status["ended_moves"].as_array()?.iter().rev();
+    let ended = ended
+        .filter(|of| of["shard"].as_u64() == Some(shard.into()) && of["id"].as_u64() >= Some(epoch))
+        .find(|of| of["aborted"].is_null())?;
+    let time = |name: &str| ended[name].as_u64().map(Duration::from_micros);
+    Some((time("freeze_pause_us")?, time("served_us_ago")?))
+}
+
+/// The longest time without an acknowledged write at a switch, once a write has followed it.
+async fn gap_at(stretch: &Stretch, switch: &Switch) -> Result<Duration> {
+    let looking = async {
+        loop {
+            if let Some(gap) = lock(stretch).gap_at(switch) {
+                return gap;
+            }
+            sleep(LOOK).await;
+        }
+    };
+    timeout(REMEMBERED / 2, looking).await.context("nothing was written around the switch of a move")
+}
+
 impl Place {
     /// Whether what was asked for at `epoch` has come about; a node may know older maps for a while.
     fn has_arrived(&self, to: u64, epoch: u64) -> Result<bool> {
@@ -457,6 +550,37 @@ mod tests {
         assert_eq!(at(3), Some((1, Some(2), false)));
         assert_eq!(at(4), Some((2, Some(3), true)));
         assert_eq!(at(8), None);
+    }
+
+    /// A switch is found in the status of the node that drove the move, and not taken for that of an earlier one.
+    #[test]
+    fn switches() {
+        let ended = |id: u64, aborted: Option<&str>| json!({"shard": 4, "id": id, "aborted": aborted, "freeze_pause_us": id * 1_000, "served_us_ago": 7});
+        let status =
+            json!({"ended_moves": [ended(3, None), ended(5, None), ended(6, Some("it was cancelled"))]});
+        let found = Some((Duration::from_millis(5), Duration::from_micros(7)));
+        assert_eq!(switch_in(&status, 4, 4), found);
+        assert_eq!(switch_in(&status, 4, 5), found);
+        assert_eq!(switch_in(&status, 4, 6), None, "given up");
+        assert_eq!(switch_in(&status, 3, 1), None);
+        assert_eq!(switch_in(&json!({}), 4, 1), None);
+    }
+
+    /// The gap at a switch is the longest that reaches into it; it is not known before a write has followed.
+    #[test]
+    fn gaps_at_switches() {
+        let began = Instant::now();
+        let at = |ms: u64| began + Duration::from_millis(ms);
+        let mut seen = Seen::new().expect("a histogram");
+        seen.written = VecDeque::from([at(0)]);
+        [100, 200, 210, 240].into_iter().for_each(|ms| seen.written_at(at(ms)));
+        let switch = |asked, served| Switch { asked: at(asked), served: at(served) };
+        assert_eq!(seen.gap_at(&switch(205, 230)), Some(Duration::from_millis(30)));
+        assert_eq!(seen.gap_at(&switch(195, 199)), Some(Duration::from_millis(100)));
+        assert_eq!(seen.gap_at(&switch(205, 240)), None);
+        assert_eq!(seen.longest_gap, Duration::from_millis(100));
+        seen.written_at(at(240) + REMEMBERED);
+        assert_eq!(seen.gap_at(&switch(195, 230)), None, "not remembered any more");
     }
 
     /// A move has ended where the shard is where it was sent and nothing moves, by a map that knows of it; a shard that

@@ -6,6 +6,8 @@
 mod export;
 mod failure;
 mod format;
+#[cfg(test)]
+mod hostile;
 mod import;
 mod progress;
 mod single;

@@ -10,6 +10,8 @@ mod config;
 mod dev;
 mod error;
 mod group;
+#[cfg(test)]
+mod hostile;
 mod kv;
 mod logging;
 mod node_command;

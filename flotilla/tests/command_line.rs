@@ -90,6 +90,36 @@ fn silent_nodes_are_named() {
     }
 }
 
+/// A node that joins says whom it asks, and while nobody answers at once why, then now and then, until it gives
+/// up.
+#[test]
+fn silent_seeds_are_named() {
+    let closed = [0, 1, 2, 3].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let [one, other, peer, http] =
+        closed.map(|listener| listener.local_addr().expect("a bound address").to_string());
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let path = data.path().to_str().expect("an ASCII path");
+    let listen = ["--peer-listen", &peer, "--http-listen", &http];
+    let seeds = format!("{one},{other}");
+    let joins = [&["server", "--node", "4", "--data", path, "--join", &seeds][..], &listen].concat();
+    let ended = flotilla(&joins);
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{stderr}");
+    let lines: Vec<&str> = stderr.lines().collect();
+    let [asks, waits @ .., gives_up] = &lines[..] else { panic!("it says too little: {stderr}") };
+    assert!(asks.contains("node asks for the map") && asks.contains(&format!("{one}, {other}")), "{stderr}");
+    let notices: Vec<_> = waits.iter().filter(|line| line.contains("no seed has answered yet")).collect();
+    assert!((1..=4).contains(&notices.len()) && waits.len() <= 6, "{stderr}");
+    let causes = [&one, &other].map(|seed| format!("{seed}: Connection refused (os error 111)"));
+    let names = |line: &str| causes.iter().all(|cause| line.contains(cause));
+    let waits = |line: &str| line.contains("goes on asking for") && names(line);
+    assert!(notices.iter().all(|line| waits(line)), "{stderr}");
+    assert!(
+        gives_up.starts_with("flotilla: n4 cannot join: no seed has answered: ") && names(gives_up),
+        "{stderr}"
+    );
+}
+
 /// What no cluster would take is the command line's fault, told without asking any node, in the words of the command.
 #[test]
 fn senseless_values_are_refused() {

@@ -332,7 +332,7 @@ fn move_status(of: MoveProgress) -> MoveStatus {
 }
 
 fn ended_move_status(of: EndedMove) -> EndedMoveStatus {
-    let micros = |pause: Duration| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     EndedMoveStatus {
         shard: of.shard.0,
         from: of.from.0,
@@ -342,7 +342,8 @@ fn ended_move_status(of: EndedMove) -> EndedMoveStatus {
         copied_bytes: of.copied_bytes,
         copies: of.copies,
         took_ms: millis(of.took),
-        freeze_pause_us: of.freeze_pause.map(micros),
+        freeze_pause_us: of.freeze.map(|freeze| micros(freeze.pause())),
+        served_us_ago: of.freeze.map(|freeze| micros(freeze.served.elapsed())),
     }
 }
 

@@ -20,6 +20,9 @@ use tokio::time::{Instant, sleep};
 /// How long seeds may take to answer: they may be starting, too.
 const SEEDS_TIME: Duration = Duration::from_secs(10);
 
+/// How often it is said meanwhile that none has.
+const SEEDS_NOTICE: Duration = Duration::from_secs(3);
+
 /// The pause before seeds are asked again.
 const SEEDS_PACE: Duration = Duration::from_millis(200);
 
@@ -50,6 +53,8 @@ pub(crate) async fn introduce(
     network: Arc<dyn Network>,
     clock: Arc<dyn Clock>,
 ) -> Result<Introduction, StartError> {
+    let seeds = join.others().collect::<Vec<_>>().join(", ");
+    tracing::info!(node = %config.node, %seeds, "node asks for the map of the cluster that it is to join");
     let host = Host::start(host_config, Arc::new(SimulatedDisk::new()), network, clock).await?;
     let found = find(&host, config, join).await;
     host.shutdown().await?;
@@ -97,9 +102,10 @@ async fn find(host: &Host, config: &NodeConfig, join: &Join) -> Result<ClusterMa
     }
 }
 
-/// What the first seed that answers says.
+/// What the first seed that answers says. Whoever waits for it hears at once where nobody does, and why.
 async fn first_map(host: &Host, join: &Join) -> Result<ClusterMap, String> {
-    let until = Instant::now() + SEEDS_TIME;
+    let began = Instant::now();
+    let mut notice = began;
     loop {
         let mut unreached: BTreeMap<&str, String> = BTreeMap::new();
         for seed in join.others() {
@@ -109,9 +115,15 @@ async fn first_map(host: &Host, join: &Join) -> Result<ClusterMap, String> {
                 Err(SeedError::Unreached(why)) => drop(unreached.insert(seed, why)),
             }
         }
-        if Instant::now() >= until {
-            let unreached: Vec<String> = unreached.into_values().collect();
-            return Err(format!("no seed has answered: {}", unreached.join("; ")));
+        let why = unreached.into_values().collect::<Vec<_>>().join("; ");
+        let left = SEEDS_TIME.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return Err(format!("no seed has answered: {why}"));
+        }
+        if Instant::now() >= notice {
+            let (node, left) = (host.node(), left.as_secs_f64().ceil());
+            tracing::warn!(%node, "no seed has answered yet, goes on asking for {left} s: {why}");
+            notice = Instant::now() + SEEDS_NOTICE;
         }
         sleep(SEEDS_PACE).await;
     }

@@ -171,7 +171,8 @@ impl Node {
         let peers = Peers { router: router.clone(), controller: controller.clone(), source: source.clone() };
         host.set_services(Arc::new(peers));
         let is_new = known.as_ref().is_none_or(|known| known.named == Epoch(0));
-        let restoration = Arc::new(Restoration::new(host.node(), host.incarnation(), is_new));
+        let restoration = Restoration::load(disk, host.node(), host.incarnation(), is_new).await?;
+        let restoration = Arc::new(restoration);
         let frontend =
             Frontend::new(config, router.clone(), controller.clone(), progress.clone(), restoration.clone());
         let (address, http) = (&config.http_listen, config.http.clone());

@@ -120,6 +120,8 @@ impl Residence {
             return Err(Fatal::Config(why));
         }
         check_birth(self.born, map)?;
+        // By what follows the disk is new no more: that it waits all the same must be on it before.
+        self.restoration.save(&self.disk).await?;
         let before = self.known.as_ref();
         let after = before.cloned().unwrap_or_default().after(map, node, self.controller.named());
         if before != Some(&after) {

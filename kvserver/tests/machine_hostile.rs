@@ -1,9 +1,15 @@
 //! Hostile bytes: whatever comes in as a command the machine answers, or stops at where no build of today wrote it; and
 //! whatever comes in as a piece of a copy it takes in or refuses.
 
+#[path = "../../proto/tests/hostile/damage.rs"]
+mod damage;
+#[path = "hostile/later_build.rs"]
+mod later_build;
 mod machine_rig;
 
+use damage::damaged;
 use kvserver::machine::KvMachine;
+use later_build::is_of_a_later_build;
 use machine_rig::{owning, write};
 use proptest::prelude::*;
 use proto::{
@@ -12,6 +18,7 @@ use proto::{
 };
 use raftstore::{Machine, Moment};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
 
 fn command(number: u64) -> Vec<u8> {
     let key = [number as u8 % 5];
@@ -52,6 +59,17 @@ fn incoming() -> Vec<Vec<u8>> {
     steps
 }
 
+/// The same steps, of which one was damaged.
+fn incoming_damaged() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let whole = incoming();
+    let step = |at: usize| damaged(vec![whole[at].clone()]);
+    (0..3_usize, [step(0), step(1), step(2)]).prop_map(move |(which, damaged)| {
+        let mut steps = whole.clone();
+        steps[which].clone_from(&damaged[which]);
+        steps
+    })
+}
+
 /// A piece with records of every kind but one.
 fn piece() -> Vec<u8> {
     let mut machine = owning(KvMachine::new(), 8);
@@ -69,34 +87,12 @@ fn piece() -> Vec<u8> {
     bytes
 }
 
-/// Bytes replaced here and there, then cut.
-fn damage(
-    mut bytes: Vec<u8>,
-    changes: &[(prop::sample::Index, u8)],
-    end: Option<prop::sample::Index>,
-) -> Vec<u8> {
-    for (at, byte) in changes {
-        let at = at.index(bytes.len());
-        bytes[at] = *byte;
-    }
-    if let Some(end) = end {
-        bytes.truncate(end.index(bytes.len()));
-    }
-    bytes
-}
-
-/// Whether a command brings in a piece of a copy in a format that this build does not write.
-fn is_of_a_later_build(command: &Command<'_>) -> bool {
-    let Command::Move(MoveCommand { step: MoveStep::ImportPiece { bytes, .. }, .. }) = command else {
-        return false;
-    };
-    bytes.first().is_some_and(|version| *version != piece()[0])
-}
-
 fn apply(machine: &mut KvMachine, bytes: &[u8]) {
     let at = Moment { index: 1, time_ms: 20_000_000 };
     let well_formed = "an answer is always well formed";
-    match proto::decode::<Command<'_>>(bytes).ok().filter(|command| !is_of_a_later_build(command)) {
+    static PIECE: LazyLock<Vec<u8>> = LazyLock::new(piece);
+    let ours = |command: &Command<'_>| !is_of_a_later_build(command, &PIECE);
+    match proto::decode::<Command<'_>>(bytes).ok().filter(ours) {
         Some(Command::Write(_)) => {
             drop(proto::decode::<Answer<'_>>(&machine.apply(at, bytes)).expect(well_formed))
         }
@@ -163,14 +159,8 @@ proptest! {
     /// The steps of a move are answered whatever is damaged in them; what makes sense all the same is taken
     /// in, and the machine goes on.
     #[test]
-    fn damaged_steps(
-        which in 0..3_usize,
-        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
-        end in prop::option::of(any::<prop::sample::Index>()),
-    ) {
+    fn damaged_steps(steps in incoming_damaged()) {
         let mut machine = KvMachine::new();
-        let mut steps = incoming();
-        steps[which] = damage(steps[which].clone(), &changes, end);
         steps.iter().for_each(|step| apply(&mut machine, step));
         go_on(machine);
     }
@@ -179,14 +169,12 @@ proptest! {
     /// loaded.
     #[test]
     fn damaged_bytes(
-        number in 0..100_u64,
-        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
-        end in prop::option::of(any::<prop::sample::Index>()),
+        command in damaged((0..100).map(command).collect()),
+        piece in damaged(vec![piece()]),
     ) {
-        let mut machine = owning(KvMachine::new(), 8);
-        apply(&mut machine, &damage(command(number), &changes, end));
+        apply(&mut owning(KvMachine::new(), 8), &command);
         let mut machine = KvMachine::new();
-        if machine.load(&damage(piece(), &changes, end)).is_ok() {
+        if machine.load(&piece).is_ok() {
             go_on(machine);
         }
     }

@@ -1,6 +1,10 @@
 //! The one way in which messages become bytes: a version byte, then bincode 2 (little-endian, variable-length
-//! integers). A reader refuses versions that it does not know, lengths beyond [`BYTES_MAX`] and trailing bytes.
+//! integers). A reader refuses versions that it does not know, trailing bytes, and lengths that the bytes it
+//! was given cannot pay for: it reserves at most [`CLAIM_BYTES_EACH`] for each of them, and [`BYTES_MAX`] in
+//! all.
 
+use bincode::de::read::{BorrowReader, Reader};
+use bincode::de::{Decoder, DecoderImpl};
 use bincode::{BorrowDecode, Encode};
 
 /// The version that this build writes and the only one that it reads: the first byte of every message.
@@ -8,6 +12,14 @@ pub const VERSION: u8 = 1;
 
 /// No message may claim more than this, so that a damaged length cannot ask for all memory.
 const BYTES_MAX: usize = 64 << 20;
+
+/// What a message may claim for each byte that it has, in bytes of memory: bincode reserves for a whole list
+/// once it has read its length. No list whose items are there takes as much: the densest is a batch, whose
+/// smallest item has three bytes. An integer claims 16 for a byte, at most.
+const CLAIM_BYTES_EACH: usize = 64;
+
+const _: () =
+    assert!(size_of::<crate::Item<'_>>() <= 3 * CLAIM_BYTES_EACH, "a batch of the smallest items is read");
 
 const CONFIG: bincode::config::Configuration<
     bincode::config::LittleEndian,
@@ -63,6 +75,41 @@ pub fn decode<'a, M: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<M, DecodeE
 /// # Errors
 /// [`DecodeError::Malformed`] where they begin with no such part.
 pub fn decode_part<'a, M: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<(M, usize), DecodeError> {
-    bincode::borrow_decode_from_slice(bytes, CONFIG)
+    let mut decoder = DecoderImpl::new(Unread(bytes), CONFIG, ());
+    let claim_bytes_max = bytes.len().saturating_mul(CLAIM_BYTES_EACH).min(BYTES_MAX);
+    decoder
+        .claim_bytes_read(BYTES_MAX - claim_bytes_max)
+        .and_then(|()| M::borrow_decode(&mut decoder))
+        .map(|message| (message, bytes.len() - decoder.reader().0.len()))
         .map_err(|error| DecodeError::Malformed(error.to_string()))
+}
+
+/// What is left to read.
+struct Unread<'a>(&'a [u8]);
+
+type Taken<T> = Result<T, bincode::error::DecodeError>;
+
+impl Reader for Unread<'_> {
+    fn read(&mut self, into: &mut [u8]) -> Taken<()> {
+        into.copy_from_slice(self.take_bytes(into.len())?);
+        Ok(())
+    }
+
+    fn peek_read(&mut self, length: usize) -> Option<&[u8]> {
+        self.0.get(..length)
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.0 = self.0.get(length..).unwrap_or_default();
+    }
+}
+
+impl<'a> BorrowReader<'a> for Unread<'a> {
+    fn take_bytes(&mut self, length: usize) -> Taken<&'a [u8]> {
+        let missing =
+            || bincode::error::DecodeError::UnexpectedEnd { additional: length.saturating_sub(self.0.len()) };
+        let (taken, rest) = self.0.split_at_checked(length).ok_or_else(missing)?;
+        self.0 = rest;
+        Ok(taken)
+    }
 }

@@ -244,7 +244,7 @@ impl ControllerReply {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
 pub enum ControllerError {
     /// Look at the map again, then decide anew.
-    #[error("the map has changed meanwhile, it is at epoch {current}")]
+    #[error("the map has changed meanwhile, it is at epoch {}", .current.0)]
     EpochMismatch {
         /// The epoch of the map.
         current: Epoch,
@@ -350,13 +350,13 @@ pub enum ControllerError {
         shard: ShardId,
     },
     /// Ask for another epoch: this one has not come yet.
-    #[error("the map has not come to that epoch, it is at {current}")]
+    #[error("the map has not come to that epoch, it is at epoch {}", .current.0)]
     EpochAhead {
         /// The epoch of the map.
         current: Epoch,
     },
     /// Ask for another epoch: this one is forgotten.
-    #[error("that epoch is forgotten, the oldest that is known is {oldest}")]
+    #[error("that epoch is forgotten, the oldest that is known is epoch {}", .oldest.0)]
     EpochForgotten {
         /// The oldest epoch that is known.
         oldest: Epoch,
@@ -541,6 +541,20 @@ pub struct PlannedMove {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Refusals name an epoch as callers say one, in `If-Match` and `--epoch`: by its number.
+    #[test]
+    fn epochs_are_told_by_number() {
+        let (current, oldest) = (Epoch(141), Epoch(141));
+        for refusal in [
+            ControllerError::EpochMismatch { current },
+            ControllerError::EpochAhead { current },
+            ControllerError::EpochForgotten { oldest },
+        ] {
+            let told = refusal.to_string();
+            assert!(told.ends_with(" epoch 141"), "{told}");
+        }
+    }
 
     /// A shard is found in the run that holds it, and one beyond the map in none.
     #[test]

@@ -105,6 +105,9 @@ pub(crate) enum Word {
 }
 
 #[cfg(test)]
+mod hostile;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proto::{ControllerChange, ShardId};

@@ -25,7 +25,7 @@ use bincode::{Decode, Encode};
 use history::History;
 use proto::{
     ControllerAnswer, ControllerChange, ControllerCommand, ControllerError, ControllerReply, Epoch, GroupId,
-    GroupState, PlannedMove, ShardId,
+    GroupState, NodeId, NodeSpec, PlannedMove, ShardId,
 };
 use state::{Hint, State};
 use std::collections::BTreeMap;
@@ -82,6 +82,16 @@ impl Controller {
             self.history.record(epoch, &self.state.shards, &next.shards);
             self.state = next;
         }
+    }
+
+    /// Whether a node may join at the HTTP address that it says it has. [`execute`](Self::execute) does not
+    /// ask: what a command does never changes, and logs are older than this rule. Whoever proposes the command
+    /// asks, and has it carried out at this very epoch alone.
+    ///
+    /// # Errors
+    /// [`ControllerError::Invalid`] where the address is another's.
+    pub(crate) fn check_http(&self, node: NodeId, spec: &NodeSpec) -> Result<(), ControllerError> {
+        self.state.check_http(node, spec)
     }
 
     /// The moves that a command would bring about, without carrying it out: shards that it sends elsewhere

@@ -45,24 +45,31 @@ impl Cluster {
         .await
     }
 
+    /// The map of which all nodes that run tell; `None` while they tell of several.
+    async fn agreed_map(&self) -> Option<Value> {
+        let mut agreed: Option<Value> = None;
+        for node in self.nodes().iter().filter(|node| node.is_running()) {
+            let map = node.get_json("/v1/cluster/map").await?;
+            agreed.as_ref().is_none_or(|agreed| agreed["epoch"] == map["epoch"]).then_some(())?;
+            agreed = Some(map);
+        }
+        agreed
+    }
+
     /// The group that serves a shard and the one that is to serve it, by a node's map; and whether a move of
     /// it is listed.
     pub async fn place(&self, shard: u64) -> Option<Place> {
-        let map = self.map().await?;
-        let runs = map["shard_runs"].as_array()?;
-        let within = |run: &&Value| run[0].as_u64() <= Some(shard) && Some(shard) <= run[1].as_u64();
-        let run = runs.iter().find(within)?;
-        let moves = map["moves"].as_array()?.iter().any(|moving| moving["shard"] == shard);
-        Some(Place { owner: run[2].as_u64()?, target: run[3].as_u64()?, moves })
+        Place::of(shard, &self.map().await?)
     }
 
-    /// Where a shard is, once no move of it is listed and it is where it is to be.
+    /// Where a shard is, once all nodes that run agree on it, no move of it is listed and it is where it is
+    /// to be. One node's map would not do: a node that was down has an old one.
     ///
     /// # Panics
     /// If it does not come to rest in time.
     pub async fn owner(&self, shard: u64) -> u64 {
         eventually(&format!("shard {shard} is where it is to be"), async || {
-            let place = self.place(shard).await?;
+            let place = Place::of(shard, &self.agreed_map().await?)?;
             (!place.moves && place.owner == place.target).then_some(place.owner)
         })
         .await
@@ -100,4 +107,14 @@ pub struct Place {
     pub target: u64,
     /// Whether a move of it is listed.
     pub moves: bool,
+}
+
+impl Place {
+    fn of(shard: u64, map: &Value) -> Option<Self> {
+        let runs = map["shard_runs"].as_array()?;
+        let within = |run: &&Value| run[0].as_u64() <= Some(shard) && Some(shard) <= run[1].as_u64();
+        let run = runs.iter().find(within)?;
+        let moves = map["moves"].as_array()?.iter().any(|moving| moving["shard"] == shard);
+        Some(Self { owner: run[2].as_u64()?, target: run[3].as_u64()?, moves })
+    }
 }

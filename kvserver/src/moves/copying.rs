@@ -10,7 +10,7 @@ use super::destination::{Drive, End, PACE, Try, judge};
 use super::failpoint::Failpoint;
 use super::message::{Question, Word};
 use super::pipeline::{Arrival, PIECE_BYTES, Pipeline, Taken, WINDOW_PIECES};
-use super::progress::MovePhase;
+use super::progress::{Freeze, MovePhase};
 use super::source_link::{ASK_TIME, Piece};
 use futures_util::future::{FutureExt, try_join_all};
 use proto::{CopyToken, LifecycleError, MoveStep, MoveView, PieceEnd, ShardState};
@@ -326,7 +326,7 @@ impl Drive {
             moving.pieces = taken.number + 1;
         });
         if taken.end == PieceEnd::Activate {
-            self.freeze_pause = self.freezing_since.map(|since| since.elapsed());
+            self.freeze = self.freezing_since.map(|asked| Freeze { asked, served: Instant::now() });
             return Ok(true);
         }
         self.reach(Failpoint::PieceTaken).await;

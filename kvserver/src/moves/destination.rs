@@ -6,7 +6,7 @@
 //! it was given up before that stands in the log.
 
 use super::failpoint::{Failpoint, follow_controller, reach};
-use super::progress::{MovePhase, Progress, Tracked};
+use super::progress::{Freeze, MovePhase, Progress, Tracked};
 use super::source::{Source, settle_exports, settle_frozen};
 use super::source_link::{ASK_TIME, SourceLink};
 use super::take;
@@ -27,10 +27,19 @@ use tokio::time::{Instant, sleep};
 /// How often the map is looked at without being told that it has changed.
 pub(super) const PACE: Duration = Duration::from_millis(500);
 
-/// The pause after something that did not succeed; twice as long for each setback of the shard, up to the
-/// most.
+/// The pause after something that did not succeed.
 const SETBACK_PACE: Duration = Duration::from_millis(100);
-const SETBACK_PACE_MAX: Duration = Duration::from_secs(1);
+
+/// The pause before a shard that had setbacks is brought in: twice as long for each, up to this. What stands in
+/// the way may stay for hours, a source of another build for one, and each try is two versions of the map.
+const SETBACK_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+fn setback_pause(setbacks: u32) -> Duration {
+    match setbacks {
+        0 => Duration::ZERO,
+        _ => SETBACK_PACE.saturating_mul(1 << setbacks.min(10)).min(SETBACK_PAUSE_MAX),
+    }
+}
 
 /// How many records of a shard that has left are freed at once, and the pause before the next: a tenth of a
 /// millisecond's work, and ten seconds or so for a gigabyte of small records.
@@ -92,7 +101,7 @@ impl Moves {
                         holder: None,
                         lost: None,
                         freezing_since: None,
-                        freeze_pause: None,
+                        freeze: None,
                         copies: 0,
                         failures: 0,
                     };
@@ -158,8 +167,8 @@ pub(super) struct Drive {
     pub(super) lost: Option<CopyToken>,
     /// Since when the source is being asked to freeze.
     pub(super) freezing_since: Option<Instant>,
-    /// How long nobody was served.
-    pub(super) freeze_pause: Option<Duration>,
+    /// When nobody was served.
+    pub(super) freeze: Option<Freeze>,
     /// How many copies were begun.
     pub(super) copies: u32,
     /// How many tries have failed since the last piece came in.
@@ -170,15 +179,13 @@ impl Drive {
     async fn run(mut self) {
         let MoveView { shard, from, to, id, .. } = self.moving;
         self.reach(Failpoint::Started).await;
-        let pause = SETBACK_PACE.saturating_mul(1 << self.setbacks.min(10)).min(SETBACK_PACE_MAX);
-        if self.setbacks > 0 {
-            sleep(pause).await;
-        }
+        self.wait_out_setbacks().await;
         let end = self.bring_in().await;
         let (change, aborted, told) = match end {
             End::Active => {
                 tracing::info!(
-                    step = "active", %shard, %from, %to, %id, pause = ?self.freeze_pause,
+                    step = "active", %shard, %from, %to, %id,
+                    pause = ?self.freeze.map(|freeze| freeze.pause()),
                     "shard has arrived"
                 );
                 self.reach(Failpoint::Activated).await;
@@ -210,8 +217,16 @@ impl Drive {
             }
             sleep(SETBACK_PACE).await;
         }
-        self.tracked.end(aborted, self.freeze_pause);
+        self.tracked.end(aborted, self.freeze);
         self.reach(told).await;
+    }
+
+    /// Waits as long as the shard's setbacks ask for, unless the move is called off or another leads meanwhile.
+    async fn wait_out_setbacks(&self) {
+        let until = Instant::now() + setback_pause(self.setbacks);
+        while Instant::now() < until && self.is_listed() && self.leads() && !self.is_cancelled() {
+            sleep(PACE.min(until.saturating_duration_since(Instant::now()))).await;
+        }
     }
 
     pub(super) async fn reach(&self, point: Failpoint) {
@@ -315,5 +330,17 @@ pub(super) fn judge(answer: Result<LifecycleAnswer, ProposeError>) -> Result<(),
         Ok(Err(LifecycleError::Stale { .. })) => Err(Try::End(End::Left)),
         Ok(Err(refused)) => Err(Try::Again(refused.to_string())),
         Err(error) => Err(Try::Again(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shard that cannot be brought in is tried at once, soon again, and in the end twice a minute.
+    #[test]
+    fn setbacks_make_moves_wait() {
+        assert_eq!([0, 1, 3].map(setback_pause).map(|pause| pause.as_millis()), [0, 200, 800]);
+        assert_eq!([9, 10, u32::MAX].map(setback_pause), [SETBACK_PAUSE_MAX; 3]);
     }
 }

@@ -105,6 +105,9 @@ pub(super) enum Word {
 }
 
 #[cfg(test)]
+mod hostile;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proto::{ClientId, Revision};

@@ -92,9 +92,24 @@ pub struct EndedMove {
     pub copies: u32,
     /// How long this driver drove it.
     pub took: Duration,
-    /// From asking the source to freeze the shard until it was served here; `None` where this driver did not
-    /// see both.
-    pub freeze_pause: Option<Duration>,
+    /// When nobody served the shard; `None` where this driver did not see it from its beginning to its end.
+    pub freeze: Option<Freeze>,
+}
+
+/// The time in which nobody served a shard: it lies within these two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freeze {
+    /// The source was asked to freeze the shard.
+    pub asked: Instant,
+    /// The destination served it.
+    pub served: Instant,
+}
+
+impl Freeze {
+    /// How long it took.
+    pub fn pause(&self) -> Duration {
+        self.served - self.asked
+    }
 }
 
 #[derive(Debug, Default)]
@@ -163,12 +178,12 @@ impl Tracked {
     }
 
     /// Remembers how the move ended, and forgets the oldest that did where there are too many.
-    pub(super) fn end(&self, aborted: Option<String>, freeze_pause: Option<Duration>) {
+    pub(super) fn end(&self, aborted: Option<String>, freeze: Option<Freeze>) {
         let mut listed = self.progress.lock();
         let Some(moving) = listed.under_way.get(&self.key) else { return };
         let MoveProgress { shard, from, to, id, copied_bytes, copies, since, .. } = *moving;
         let took = since.elapsed();
-        let ended = EndedMove { shard, from, to, id, aborted, copied_bytes, copies, took, freeze_pause };
+        let ended = EndedMove { shard, from, to, id, aborted, copied_bytes, copies, took, freeze };
         if listed.ended.len() >= ENDED_MOVES_MAX {
             listed.ended.pop_front();
         }

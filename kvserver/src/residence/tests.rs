@@ -1,9 +1,10 @@
 //! Replicas opened and dropped by maps made by hand: one node, which has a controller of its own.
 
 use super::*;
-use proto::{Epoch, GroupState, NodeSpec, ShardMap, ShardRun};
+use proto::{Epoch, GroupState, NodeSpec, NodeState, NodeView, ShardMap, ShardRun};
 use raftstore::{
-    HostConfig, RaftConfig, SimulatedDisk, SimulatedNetwork, StorageConfig, SystemClock, TransportConfig,
+    Effect, HostConfig, RaftConfig, SimulatedDisk, SimulatedNetwork, StorageConfig, SystemClock,
+    TransportConfig,
 };
 use shardctrler::{Settings, Shape};
 use tokio::time::timeout;
@@ -120,6 +121,56 @@ async fn a_disk_that_had_a_replica_before_opens_one_that_waits() {
     assert!(bench.settle(&map).await);
     assert!(bench.replica().expect("it is open").waits());
     assert!(bench.settle(&map).await);
+}
+
+/// A new disk knows that it waits before it knows that a map has named it, wherever the power goes between the two;
+/// once nothing is lacking, it knows that as well.
+#[tokio::test]
+async fn a_disk_knows_that_it_waits_before_it_knows_its_name() {
+    let mut bench = Bench::start().await;
+    let own = bench.residence.host.incarnation();
+    let mut lacking = bench.map_with(&[1, 2, 3], &[2, 3]);
+    for node in [2, 3] {
+        let (id, spec) = (NodeId(node), lacking.nodes[0].spec.clone());
+        let spec = NodeSpec { peer: format!("n{node}:1"), incarnation: Incarnation(7), ..spec };
+        lacking.nodes.push(NodeView { node: id, spec, state: NodeState::Up });
+    }
+    let group = lacking.groups.last_mut().unwrap();
+    group.replicas.extend(group.voters.clone());
+    let start = async |disk: &Arc<dyn Disk>| {
+        let known = Acquaintance::load(disk).await.unwrap();
+        let is_new = known.is_none_or(|known| known.named == Epoch(0));
+        (is_new, Arc::new(Restoration::load(disk, NodeId(1), own, is_new).await.unwrap()))
+    };
+    for (written, effect) in [(0, Effect::Lost), (0, Effect::Done), (1, Effect::Lost), (1, Effect::Done)] {
+        let disk = SimulatedDisk::new();
+        disk.die_at(written, effect);
+        bench.residence.disk = Arc::new(disk.clone());
+        bench.residence.known = None;
+        bench.residence.restoration = start(&bench.residence.disk).await.1;
+        bench.residence.restoration.follow(&lacking);
+        bench.residence.note(&lacking).await.unwrap_err();
+        let after: Arc<dyn Disk> = Arc::new(disk.crash(0));
+        let (is_new, restoration) = start(&after).await;
+        assert_eq!(is_new, (written, effect) != (1, Effect::Done), "two cells, and its name in the second");
+        assert_eq!(restoration.missing(&lacking), ["g9 has 2 of 3 voters"], "{written} {effect:?}");
+        if !is_new {
+            (bench.residence.disk, bench.residence.restoration) = (after, restoration);
+        }
+    }
+    let whole = bench.map.clone();
+    bench.residence.restoration.follow(&whole);
+    bench.residence.note(&whole).await.unwrap();
+    let (is_new, restoration) = start(&bench.residence.disk).await;
+    assert!(!is_new && restoration.missing(&elsewhere(lacking)).is_empty());
+}
+
+/// The same without a part for this node in the last group.
+fn elsewhere(mut map: ClusterMap) -> ClusterMap {
+    let group = map.groups.last_mut().unwrap();
+    group.replicas.remove(&NodeId(1));
+    group.replicas.insert(NodeId(4), Incarnation(7));
+    map
 }
 
 /// A node that was told of another number of shards or groups than its cluster was born with may not go on; one that

@@ -54,10 +54,9 @@ impl Router {
             let of: Vec<&Item<'_>> = open.iter().map(|&at| items[at]).collect();
             let (routed, word) = self.there(group, leader, &address, &of, terms).await;
             all.lag = all.lag.max(routed.lag);
-            match word {
-                Word::Leads => self.routes.led_by(group, leader),
-                Word::Silence => self.routes.doubt(group, leader),
-                Word::Nothing => {}
+            // Whoever leads may have been doubted meanwhile, because of a part that it did not answer.
+            if word == Word::Leads {
+                self.routes.led_by(group, leader);
             }
             let mut declined = Vec::new();
             for (at, answer) in open.into_iter().zip(routed.answers) {
@@ -100,7 +99,8 @@ impl Router {
         (routed, last)
     }
 
-    /// Sends one message and takes its answers.
+    /// Sends one message and takes its answers. Whoever did not answer it is doubted at once: other parts of a batch
+    /// may wait for as long as the batch has, and its caller may go away meanwhile.
     async fn sent(
         &self,
         group: GroupId,
@@ -118,20 +118,29 @@ impl Router {
         };
         let body = for_group(group, &proto::encode(&request));
         let called = self.host.call(leader, address, BATCH_SERVICE, body, left + HOP_GRACE).await;
-        let routed = match called.map(|reply| encoded::split(&reply, items.len())) {
-            Ok(Some((answers, lag))) => Routed { answers, lag },
-            Ok(None) => {
-                Routed::refused(items, |item| lost(item, format!("leader {leader}: reply is malformed")))
+        let (routed, word) = match called {
+            Ok(reply) => {
+                let routed = match encoded::split(&reply, items.len()) {
+                    Some((answers, lag)) => Routed { answers, lag },
+                    None => {
+                        let why = || format!("leader {leader}: reply is malformed");
+                        Routed::refused(items, |item| lost(item, why()))
+                    }
+                };
+                let words = items.iter().zip(&routed.answers);
+                let last = words.map(|(item, answer)| word(item, answer, terms.consistency)).max();
+                (routed, last.unwrap_or(Word::Nothing))
             }
             Err(error) => {
                 let is_full = matches!(error, CallError::Refused(Refusal::Overloaded(_)));
                 let word = if is_full { Word::Nothing } else { Word::Silence };
-                return (Routed::refused(items, |item| unanswered(leader, item, &error)), word);
+                (Routed::refused(items, |item| unanswered(leader, item, &error)), word)
             }
         };
-        let words = items.iter().zip(&routed.answers);
-        let last = words.map(|(item, answer)| word(item, answer, terms.consistency)).max();
-        (routed, last.unwrap_or(Word::Nothing))
+        if word == Word::Silence {
+            self.routes.doubt(group, leader);
+        }
+        (routed, word)
     }
 }
 

@@ -57,12 +57,7 @@ impl Services for Peer {
     }
 }
 
-/// A node that knows of no replica yet.
-async fn node(
-    network: &SimulatedNetwork,
-    node: u64,
-    map: watch::Receiver<Option<Arc<ClusterMap>>>,
-) -> Arc<Router> {
+async fn host(network: &SimulatedNetwork, node: u64) -> Arc<Host> {
     let config = HostConfig {
         cluster: "test".into(),
         node: NodeId(node),
@@ -72,9 +67,17 @@ async fn node(
         transport: TransportConfig::default(),
     };
     let (disk, network) = (Arc::new(SimulatedDisk::new()), network.host(&format!("n{node}")));
-    let host = Host::start(config, disk, network, Arc::new(SystemClock)).await.unwrap();
+    Host::start(config, disk, network, Arc::new(SystemClock)).await.unwrap()
+}
+
+/// A node that knows of no replica yet.
+async fn node(
+    network: &SimulatedNetwork,
+    node: u64,
+    map: watch::Receiver<Option<Arc<ClusterMap>>>,
+) -> Arc<Router> {
     let router = Arc::new(Router {
-        host,
+        host: host(network, node).await,
         residents: Arc::default(),
         routes: Routes::new(map),
         shards: SHARDS,
@@ -393,6 +396,89 @@ async fn a_replica_that_waits_is_passed_over() {
     let sent = Terms { forward: false, ..terms(PATIENCE, Consistency::Linearizable) };
     let answers = neighbour.route(&[get(SHARD)], sent).await.answers;
     assert_eq!(told(&answers[0]), Err((Code::NoLeader, Outcome::None)));
+}
+
+/// A node that answers as the leader of a group does, of which it tells nothing itself: no single items, and more of
+/// them only where it is to.
+struct Uneven {
+    leader: Arc<Router>,
+    answers_more: bool,
+}
+
+impl Services for Uneven {
+    fn call(
+        &self,
+        _from: NodeId,
+        _service: u8,
+        body: Bytes,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, Refusal>> {
+        let (_, batch) = forward::of_group(&body).expect("it names its group");
+        let is_single = proto::decode::<BatchRequest<'_>>(batch).expect("it is a batch").items.len() == 1;
+        let (leader, answers_more) = (self.leader.clone(), self.answers_more);
+        Box::pin(async move {
+            match is_single {
+                true => Err(Refusal::Unavailable("it answers no single items".into())),
+                false if answers_more => leader.serve(body, deadline).await,
+                false => std::future::pending().await,
+            }
+        })
+    }
+}
+
+/// Who the map says leads where a leader is [`Uneven`].
+const UNEVEN: NodeId = NodeId(3);
+
+impl Bench {
+    /// A neighbour, and a third node that is said to lead the first group; the latter is there until it is dropped.
+    async fn uneven(&self, answers_more: bool) -> (Arc<Router>, Arc<Host>) {
+        let (neighbour, third) = (self.neighbour().await, host(&self.network, UNEVEN.0).await);
+        third.set_services(Arc::new(Uneven { leader: self.router.clone(), answers_more }));
+        let mut map = ClusterMap::clone(&self.router.routes.map().unwrap());
+        let spec =
+            NodeSpec { peer: "n3:1".into(), incarnation: third.incarnation(), ..map.nodes[0].spec.clone() };
+        map.nodes.push(NodeView { node: UNEVEN, spec, state: NodeState::Up });
+        map.groups[0].leader = Some(UNEVEN);
+        self.map.send_replace(Some(Arc::new(map)));
+        (neighbour, third)
+    }
+}
+
+/// A batch that travels in two parts, the second of them a single item.
+fn two_parts() -> Vec<Item<'static>> {
+    vec![get(SHARD); forward::ITEMS_MAX + 1]
+}
+
+/// A leader that did not answer a part of a batch is doubted at once, while other parts wait, and also where the caller
+/// does not wait for them.
+#[tokio::test]
+async fn a_leader_is_doubted_before_the_last_part_is_back() {
+    let bench = Bench::start().await;
+    let (neighbour, _third) = bench.uneven(false).await;
+    let items = two_parts();
+    let asked = neighbour.route(&items, terms(PATIENCE, Consistency::Linearizable));
+    let doubted = async {
+        while !neighbour.routes.is_doubted(SOURCE, UNEVEN) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        () = doubted => {}
+        routed = asked => panic!("its first part was not answered: {:?}", routed.answers.first()),
+    }
+}
+
+/// Where another part of the batch shows that it leads, it is doubted no more when the batch is back.
+#[tokio::test]
+async fn a_leader_that_answers_a_part_is_not_doubted_in_the_end() {
+    let bench = Bench::start().await;
+    let (neighbour, _third) = bench.uneven(true).await;
+    let answers = neighbour.route(&two_parts(), terms(PATIENCE, Consistency::Linearizable)).await.answers;
+    // The part that it did not answer was answered by another, whom it was sent to next.
+    for answer in [answers.first(), answers.last()] {
+        assert_eq!(told(answer.unwrap()), Err((Code::NotFound, Outcome::None)));
+    }
+    assert!(!neighbour.routes.is_doubted(SOURCE, UNEVEN));
 }
 
 /// What a node logs, as text.

@@ -129,6 +129,8 @@ pub struct EndedMoveStatus {
     /// Microseconds from asking the source to freeze the shard until it was served here; none where this node did not
     /// see both.
     pub freeze_pause_us: Option<u64>,
+    /// How many microseconds ago that was; none where `freeze_pause_us` is.
+    pub served_us_ago: Option<u64>,
 }
 
 /// One replica.

@@ -296,6 +296,30 @@ async fn a_wiped_node_comes_back() {
     assert_eq!(changed.0, 200, "the controller has a quorum: {}", changed.1);
 }
 
+/// A node on a new disk is not ready before what it lost is rebuilt, though that be on another node, and though it be
+/// started again meanwhile, by when the cluster knows the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_node_that_is_started_again_waits() {
+    let mut fleet = Fleet::start(Settings::default()).await;
+    join(&mut fleet, 4, &[1]).await;
+    voters_are(fleet.door(1), &NODES).await;
+    dead_after(fleet.door(1), r#"{"dead_after_ms":5000}"#).await;
+    // What n3 loses is to be rebuilt on n4, which comes to hold none of it.
+    fleet.disks[&4].set_sync_delay(Duration::from_secs(3_600));
+    fleet.stop(3).await;
+    fleet.disks.insert(3, SimulatedDisk::new());
+    for start in ["first", "second"] {
+        fleet.start_node(3).await;
+        eventually(&format!("n3 waits at its {start} start"), async || {
+            let answer = fleet.door(3).get("/readyz").await;
+            (answer.status == 503 && answer.text().contains("g1 has 2 of 3 voters")).then_some(())
+        })
+        .await;
+        assert_eq!(ids(&map(fleet.door(3)).await["groups"][0]["replicas"]), [1, 2, 4].into());
+        fleet.stop(3).await;
+    }
+}
+
 /// A node that had joined and lost its disk joins again as it did at first: it waits until the lost disk counts as dead,
 /// and is given replicas anew.
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,11 @@
 //! The HTTP front end as somebody uses it who sends whatever comes to mind. Also what fuzzing runs.
 
+#[path = "../controller_rig/mod.rs"]
+mod controller_rig;
+
 use crate::panics;
 use bytes::Bytes;
+use controller_rig::born;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use kvserver::HttpConfig;
@@ -11,8 +15,8 @@ use kvserver::service::{
     Service,
 };
 use proto::{
-    Birth, ClusterMap, Code, ControllerChange, ControllerCommand, ControllerReply, Epoch, Error, Incarnation,
-    Limits, NodeId, NodeSpec, Revision, ShardMap, Version,
+    ClusterMap, Code, ControllerChange, ControllerCommand, ControllerReply, Epoch, Error, Limits, NodeId,
+    Revision, ShardMap, Version,
 };
 use raftstore::{Network, SimulatedNetwork};
 use shardctrler::{Controller, ExecuteError, Plan};
@@ -31,18 +35,7 @@ struct Node(Mutex<Controller>);
 
 impl Node {
     fn new() -> Self {
-        let spec = |node: u64| NodeSpec {
-            peer: format!("10.0.0.{node}:1"),
-            http: format!("10.0.0.{node}:80"),
-            zone: String::new(),
-            weight: 1,
-            incarnation: Incarnation(node.into()),
-        };
-        let nodes = (1..=4).map(|node| (NodeId(node), spec(node))).collect();
-        let mut controller = Controller::new();
-        let birth = ControllerChange::Birth(Birth { shards: 16, groups: 2, replicas: 3, nodes });
-        controller.execute(&ControllerCommand { expect: None, change: birth }).expect("a cluster is born");
-        Self(Mutex::new(controller))
+        Self(Mutex::new(born(4)))
     }
 
     fn controller<T>(

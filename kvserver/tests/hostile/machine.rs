@@ -1,10 +1,18 @@
 //! Commands and pieces of copies for the key/value machine, as a log or another node hands them over. Also
 //! what fuzzing runs.
 
+#[path = "later_build.rs"]
+mod later_build;
+
 use crate::panics;
 use kvserver::machine::KvMachine;
-use proto::{ClientId, Command, Epoch, Expect, Operation, Sequence, ShardId, Stamp, Write};
+use later_build::is_of_a_later_build;
+use proto::{
+    ClientId, Command, CopyToken, Epoch, Expect, GroupId, MoveCommand, MoveStep, Operation, PieceEnd,
+    Sequence, ShardId, Stamp, Write,
+};
 use raftstore::{Machine, Moment};
+use std::sync::LazyLock;
 
 const SHARDS: u32 = 8;
 
@@ -38,6 +46,8 @@ pub fn commands() -> Vec<Vec<u8>> {
         write(2, Operation::Put { key: b"b", value, expect: Expect::Absent }),
         write(3, Operation::Delete { key: b"a", expect }),
         write(4, Operation::Append { key: b"c", value, expect: Expect::Present }),
+        step(MoveStep::ImportBegin { from: GroupId(2), copy: CopyToken(1) }),
+        import_piece(b""),
     ]
 }
 
@@ -60,9 +70,24 @@ pub fn load(piece: &[u8]) {
     });
 }
 
-/// Has a machine carry out a command, where the bytes are one: at others it stops, as it is meant to.
+/// A step of a move of a shard that is not here, with a piece of a copy that begins so.
+pub fn import_piece(bytes: &[u8]) -> Vec<u8> {
+    step(MoveStep::ImportPiece { copy: CopyToken(1), number: 0, end: PieceEnd::Activate, bytes })
+}
+
+fn step(step: MoveStep<'_>) -> Vec<u8> {
+    proto::encode(&Command::Move(MoveCommand { shard: ShardId(SHARDS), epoch: Epoch(2), step }))
+}
+
+/// Whether this build can carry the command out, where the bytes are one.
+fn is_ours(command: &[u8]) -> bool {
+    static PIECE: LazyLock<Vec<u8>> = LazyLock::new(|| pieces().swap_remove(0));
+    proto::decode(command).is_ok_and(|command| !is_of_a_later_build(&command, &PIECE))
+}
+
+/// Has a machine carry out a command, where this build can: at others it stops, as it is meant to.
 pub fn apply(command: &[u8]) {
-    if proto::decode::<Command<'_>>(command).is_ok() {
+    if is_ours(command) {
         panics::none_in(|| drop(machine().apply(at(1_000), command)));
     }
 }

@@ -1,5 +1,6 @@
 //! A node in memory: the rules of the key/value machine without consensus, and a record of what reached it.
 
+use crate::controller_rig::{born, spec};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -8,8 +9,8 @@ use kvserver::service::{
     Reply, Service,
 };
 use proto::{
-    Birth, ClusterMap, Code, ControllerChange, ControllerCommand, ControllerReply, Epoch, Error, Expect,
-    Incarnation, Limits, NodeId, NodeSpec, Revision, ShardMap, Version,
+    ClusterMap, Code, ControllerChange, ControllerCommand, ControllerReply, Epoch, Error, Expect, Limits,
+    NodeId, Revision, ShardMap, Version,
 };
 use shardctrler::{Controller, ExecuteError, Plan};
 use std::collections::BTreeMap;
@@ -103,19 +104,10 @@ impl Fake {
 
     /// Has a cluster of three nodes, two groups and sixteen shards begin, with a fourth node that drains.
     pub(crate) fn bear(&self) {
-        let spec = |node: u64| NodeSpec {
-            peer: format!("n{node}:1"),
-            http: format!("n{node}:2"),
-            zone: String::new(),
-            weight: 1,
-            incarnation: Incarnation(node.into()),
-        };
-        let nodes = (1..=3).map(|node| (NodeId(node), spec(node))).collect();
-        let birth = Birth { shards: 16, groups: 2, replicas: 3, nodes };
+        let mut controller = born(3);
         let join = ControllerChange::NodeJoin { node: NodeId(4), spec: spec(4) };
-        let mut controller = Controller::new();
         let drain = ControllerChange::NodeDrain { node: NodeId(4) };
-        for change in [ControllerChange::Birth(birth), join, drain] {
+        for change in [join, drain] {
             controller.execute(&ControllerCommand { expect: None, change }).unwrap();
         }
         self.state.lock().unwrap().controller = controller;

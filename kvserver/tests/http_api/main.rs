@@ -7,6 +7,8 @@ mod admin;
 mod batches;
 mod conditions;
 mod contract;
+#[path = "../controller_rig/mod.rs"]
+mod controller_rig;
 mod cost;
 mod fake;
 mod faults;

@@ -76,7 +76,7 @@ async fn a_pause_stops_copies_and_no_freeze() {
     assert_eq!(world.map().await["settings"]["moves_paused"], true);
     let ended = world.end(route).await;
     assert_eq!(ended.copies, 1);
-    assert!(ended.freeze_pause.is_some());
+    assert!(ended.freeze.is_some());
     pause(&world, false).await;
     world.finish().await;
 }

@@ -1,5 +1,5 @@
 //! Moves of shards on three whole nodes in one process, while clients append and nodes die: simulated disks
-//! and peer network, real HTTP on loopback, real time with short elections. A move can be held at each of its
+//! and peer network, real HTTP on loopback, real time with short elections (but for [`pause`]). A move can be held at each of its
 //! steps.
 
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the answer")]
@@ -15,8 +15,11 @@ mod fleet;
 mod wait;
 
 mod clients;
+#[path = "../replicated/connection.rs"]
+mod connection;
 mod control;
 mod crashes;
+mod pause;
 mod resumption;
 mod sentinel;
 mod space;

@@ -44,6 +44,7 @@ mod wait;
 
 mod birth;
 mod cluster;
+mod connection;
 mod faults;
 mod history;
 mod partitions;

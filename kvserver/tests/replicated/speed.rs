@@ -8,13 +8,10 @@
 
 use crate::birth;
 use crate::cluster::{Shape, examine};
+use crate::connection::Connection;
 use crate::fleet::host;
 use crate::history::History;
 use crate::request::{Seen, What};
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
 use kvserver::{Node, NodeConfig};
 use raftstore::{Link, SimulatedClock, SimulatedNetwork};
 use std::sync::Arc;
@@ -37,29 +34,11 @@ fn front(node: u64) -> String {
     format!("10.0.0.{node}")
 }
 
-/// A client's connection to one node.
-struct Connection(SendRequest<Full<Bytes>>);
-
-impl Connection {
-    async fn open(network: &SimulatedNetwork, node: u64) -> Self {
-        let stream = network.host("client").connect(&format!("{}:80", front(node))).await.unwrap();
-        let (sender, driver) = handshake(TokioIo::new(stream)).await.unwrap();
-        // Ends with its connection; whoever waits for an answer hears of it.
-        drop(tokio::spawn(driver));
-        Self(sender)
-    }
-
-    /// Puts a value under the request's own name; the key's version then.
-    async fn put(&mut self, key: &str, name: u32, value: &str) -> u64 {
-        self.0.ready().await.unwrap();
-        let request = hyper::Request::put(format!("/v1/kv/{key}"))
-            .header("host", "flotilla")
-            .header("idempotency-key", name.to_string())
-            .body(Full::new(Bytes::from(value.to_owned())));
-        let answer = self.0.send_request(request.unwrap()).await.unwrap();
-        assert!(answer.status().is_success(), "{answer:?}");
-        answer.headers()["etag"].to_str().unwrap().trim_matches('"').parse().unwrap()
-    }
+/// Puts a value under the request's own name; the key's version then.
+async fn put(connection: &mut Connection, key: &str, name: u32, value: &str) -> u64 {
+    let request = hyper::Request::put(format!("/v1/kv/{key}")).header("idempotency-key", name.to_string());
+    let answer = connection.done(request, value.to_owned()).await;
+    answer.headers()["etag"].to_str().unwrap().trim_matches('"').parse().unwrap()
 }
 
 /// Times puts of one client, which asks one node after the other.
@@ -78,7 +57,7 @@ async fn time_puts(shape: Shape) {
     let mut connections = Vec::new();
     for (node, number) in nodes.iter().zip(shape.nodes()) {
         node.ready(PATIENCE).await.unwrap();
-        connections.push(Connection::open(&network, number).await);
+        connections.push(Connection::open(&network, &format!("{}:80", front(number))).await);
     }
     let history = History::new(shape.seed);
     let timed = async {
@@ -86,7 +65,7 @@ async fn time_puts(shape: Shape) {
         for number in 0..PUTS {
             let value = number.to_string();
             let asked = history.invoke(1, "k", What::Put(value.clone()));
-            let version = connections[number as usize % ways].put("k", number, &value).await;
+            let version = put(&mut connections[number as usize % ways], "k", number, &value).await;
             history.complete(asked, Seen { version, value: None });
         }
         let each = begun.elapsed() / PUTS;

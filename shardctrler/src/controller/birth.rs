@@ -32,8 +32,7 @@ impl State {
     /// come back elsewhere, where the map still has another.
     pub(super) fn check_spec(&self, node: NodeId, spec: &NodeSpec) -> Result<(), ControllerError> {
         within("node id", node.0, u64::MAX)?;
-        let is_known = self.nodes.get(&node).is_some_and(|known| known.spec.incarnation == spec.incarnation);
-        let is_nowhere = spec.peer.is_empty() && is_known;
+        let is_nowhere = spec.peer.is_empty() && self.knows(node, spec);
         if !is_nowhere {
             within("bytes of the peer address", spec.peer.len() as u64, ADDRESS_BYTES_MAX as u64)?;
         }
@@ -42,13 +41,31 @@ impl State {
             return Err(invalid(format!("zone has {} bytes of {ZONE_BYTES_MAX}", spec.zone.len())));
         }
         within("weight", u64::from(spec.weight), u64::from(u32::MAX))?;
-        // A dead node's address may be used again, or its successor could not join before it has been
-        // replaced.
-        let mut others = self.nodes.iter().filter(|(id, other)| **id != node && !other.dead);
-        match others.find(|(_, other)| other.spec.peer == spec.peer && !is_nowhere) {
+        match self.living_beside(node).find(|(_, other)| other.spec.peer == spec.peer && !is_nowhere) {
             Some((other, _)) => Err(invalid(format!("peer address {} is that of {other}", spec.peer))),
             None => Ok(()),
         }
+    }
+
+    /// Whether `node`, should it be a newcomer, speaks for an HTTP address that is nobody's yet. A node that is
+    /// known by its disk may be at another's for a while: all of those are that came back in each other's places.
+    pub(super) fn check_http(&self, node: NodeId, spec: &NodeSpec) -> Result<(), ControllerError> {
+        let is_newcomer = !self.knows(node, spec);
+        match self.living_beside(node).find(|(_, other)| other.spec.http == spec.http && is_newcomer) {
+            Some((other, _)) => Err(invalid(format!("http address {} is that of {other}", spec.http))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether `node` is on the map, on this disk.
+    fn knows(&self, node: NodeId, spec: &NodeSpec) -> bool {
+        self.nodes.get(&node).is_some_and(|known| known.spec.incarnation == spec.incarnation)
+    }
+
+    /// The other nodes whose addresses are in use. A dead node's may be used again, or its successor could not
+    /// join before it has been replaced.
+    fn living_beside(&self, node: NodeId) -> impl Iterator<Item = (&NodeId, &Node)> {
+        self.nodes.iter().filter(move |(id, other)| **id != node && !other.dead)
     }
 
     pub(super) fn moves_throttle(

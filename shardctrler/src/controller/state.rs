@@ -1,6 +1,6 @@
 //! What the state is made of.
 
-use crate::bounds::{DEAD_AFTER_DEFAULT_MS, MOVES_DEFAULT};
+use crate::bounds::{COPY_BYTES_PER_SECOND_DEFAULT, DEAD_AFTER_DEFAULT_MS, MOVES_DEFAULT};
 use crate::liveness::is_spent;
 use crate::membership::Disk;
 use crate::placement::Held;
@@ -35,7 +35,7 @@ impl Default for State {
     fn default() -> Self {
         let settings = ClusterSettings {
             moves_paused: false,
-            copy_bytes_per_second: None,
+            copy_bytes_per_second: Some(COPY_BYTES_PER_SECOND_DEFAULT),
             moves_max: MOVES_DEFAULT,
             replicas: 0,
             dead_after_ms: DEAD_AFTER_DEFAULT_MS,

@@ -8,8 +8,8 @@ use crate::api::{CONTROLLER_SERVICE, Plan, Question, Word};
 use crate::failpoint::{Failpoint, reach};
 use crate::machine::ControllerMachine;
 use bytes::Bytes;
-use proto::{ControllerAnswer, ControllerCommand, NodeId};
-use raftstore::{CallError, Group, ProposeError};
+use proto::{ControllerAnswer, ControllerChange, ControllerCommand, ControllerError, NodeId, NodeSpec};
+use raftstore::{CallError, Group, ProposeError, ReadError};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,6 +17,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a node waits with a sign of life for one that does not answer: another is asked in the same turn.
 const SIGN_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// How often the leader looks at the map for one node that joins, where other changes come first each time.
+const ADMISSIONS_MAX: usize = 16;
 
 impl ControllerHandle {
     /// Answers what only the leader may.
@@ -32,8 +35,7 @@ impl ControllerHandle {
             Question::History(epoch) => {
                 match group.read(|machine| machine.controller().shard_map(*epoch)).await {
                     Ok(map) => Word::History(map),
-                    Err(raftstore::ReadError::NotLeader { leader, .. }) => Word::NotLeader(leader),
-                    Err(error) => Word::Busy(error.to_string()),
+                    Err(error) => unread(error),
                 }
             }
             Question::Plan(command) => {
@@ -43,8 +45,7 @@ impl ControllerHandle {
                 };
                 match group.read(plan).await {
                     Ok(plan) => Word::Planned(plan),
-                    Err(raftstore::ReadError::NotLeader { leader, .. }) => Word::NotLeader(leader),
-                    Err(error) => Word::Busy(error.to_string()),
+                    Err(error) => unread(error),
                 }
             }
             Question::Alive(sign) => match self.lock_liveness().as_mut() {
@@ -75,19 +76,16 @@ impl ControllerHandle {
         if group.leads() {
             reach(node, change, Failpoint::Asked).await;
         }
-        let proposed = group.propose(Bytes::from(proto::encode(command))).await;
-        if proposed.is_ok() {
+        let word = match change {
+            ControllerChange::NodeJoin { node: newcomer, spec } => {
+                admit(group, command, *newcomer, spec).await
+            }
+            _ => propose(group, command).await,
+        };
+        if matches!(word, Word::Executed(_)) {
             reach(node, change, Failpoint::Committed).await;
         }
-        match proposed {
-            Ok(answer) => match proto::decode::<ControllerAnswer>(&answer) {
-                Ok(answer) => Word::Executed(answer),
-                Err(error) => Word::Unknown(error.to_string()),
-            },
-            Err(ProposeError::NotLeader { leader, .. }) => Word::NotLeader(leader),
-            Err(ProposeError::Unknown { why, .. }) => Word::Unknown(why.to_owned()),
-            Err(refused) => Word::Busy(refused.to_string()),
-        }
+        word
     }
 
     /// Who leads as this node's replica knows, or as others said: one that is out of touch may know a leader
@@ -177,6 +175,58 @@ impl ControllerHandle {
         let body = Bytes::from(proto::encode(question));
         let answer = self.host.call(node, address, CONTROLLER_SERVICE, body, left).await?;
         proto::decode(&answer).map_err(|error| CallError::MaybeDelivered(error.to_string()))
+    }
+}
+
+/// Has a node join, unless its HTTP address is another's. The machine does not look at that, see
+/// [`check_http`](crate::Controller::check_http): the leader does, and has the command carried out at the
+/// version of the map that it has looked at, or not at all. Of two newcomers with one address the second finds
+/// the first there.
+async fn admit(
+    group: &Group<ControllerMachine>,
+    command: &ControllerCommand,
+    node: NodeId,
+    spec: &NodeSpec,
+) -> Word {
+    for _ in 0..ADMISSIONS_MAX {
+        let look = |machine: &ControllerMachine| {
+            let controller = machine.controller();
+            (controller.epoch(), controller.check_http(node, spec))
+        };
+        let current = match group.read(look).await {
+            Ok((current, Ok(()))) => current,
+            Ok((_, Err(refused))) => return Word::Executed(Err(refused)),
+            Err(error) => return unread(error),
+        };
+        if command.expect.is_some_and(|expect| expect != current) {
+            return Word::Executed(Err(ControllerError::EpochMismatch { current }));
+        }
+        let fenced = ControllerCommand { expect: Some(current), change: command.change.clone() };
+        match propose(group, &fenced).await {
+            Word::Executed(Err(ControllerError::EpochMismatch { .. })) => {}
+            word => return word,
+        }
+    }
+    Word::Busy("the map changes all the time".to_owned())
+}
+
+async fn propose(group: &Group<ControllerMachine>, command: &ControllerCommand) -> Word {
+    match group.propose(Bytes::from(proto::encode(command))).await {
+        Ok(answer) => match proto::decode::<ControllerAnswer>(&answer) {
+            Ok(answer) => Word::Executed(answer),
+            Err(error) => Word::Unknown(error.to_string()),
+        },
+        Err(ProposeError::NotLeader { leader, .. }) => Word::NotLeader(leader),
+        Err(ProposeError::Unknown { why, .. }) => Word::Unknown(why.to_owned()),
+        Err(refused) => Word::Busy(refused.to_string()),
+    }
+}
+
+/// What is answered where the machine could not be read.
+fn unread(error: ReadError) -> Word {
+    match error {
+        ReadError::NotLeader { leader, .. } => Word::NotLeader(leader),
+        error => Word::Busy(error.to_string()),
     }
 }
 

@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the answer")]
 #![expect(clippy::print_stdout, reason = "a failing run tells its seed and its figures")]
 
+mod admission;
 mod cluster;
 mod liveness;
 mod rows;

@@ -79,9 +79,8 @@ impl Comings {
         }
         // From here on it may find itself removed whatever its operator hears.
         self.fleet.expect_leaving(node, true);
-        let path = format!("/v1/cluster/nodes/{node}");
         loop {
-            match self.any(Method::DELETE, &path).await {
+            match self.ask_to_remove(node).await {
                 Some(200 | 404) => return self.removed(node).await,
                 _ if Instant::now() >= until => return self.keep(node).await,
                 _ => sleep(PACE).await,
@@ -95,7 +94,8 @@ impl Comings {
         let certainly = async {
             loop {
                 match self.any(Method::POST, &undrain).await {
-                    // Also where it was never drained.
+                    // Also where it was never drained. No removal that is still on its way is carried out any
+                    // more: each was asked for at an epoch before this.
                     Some(200) => return Membership::Member,
                     Some(404) => return Membership::Removed,
                     _ => sleep(PACE).await,
@@ -111,8 +111,17 @@ impl Comings {
     }
 
     async fn removed(&mut self, node: u64) {
-        self.fleet.tally.count("removed");
+        let newcomer = self.fleet.newcomer() == Some(node);
+        self.fleet.tally.count(if newcomer { "newcomer removed" } else { "founder removed" });
         self.fleet.dismiss(node, HEARING).await;
+    }
+
+    /// Asks any node that runs to remove `node` from the map that it tells; the status.
+    async fn ask_to_remove(&mut self, node: u64) -> Option<u16> {
+        let asked = *self.fleet.up().choose(&mut self.rng)?;
+        let epoch = self.operator.map(asked).await?["epoch"].as_u64()?;
+        let path = format!("/v1/cluster/nodes/{node}");
+        Some(self.operator.ask_at(asked, Method::DELETE, &path, epoch).await?.0)
     }
 
     /// Asks any node that runs; the status.

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use kvserver::moves::watch::Watch;
 use kvserver::{HttpConfig, Join, Node, NodeConfig, StartError};
 use proto::{Limits, NodeId};
-use raftstore::{Address, Disk, SimulatedDisk, SimulatedNetwork, TransportConfig};
+use raftstore::{Address, Disk, GroupStatus, SimulatedDisk, SimulatedNetwork, TransportConfig};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -27,6 +27,9 @@ const REFUSED_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How often the nodes are asked whether they must stop.
 const MONITOR_PACE: Duration = Duration::from_millis(20);
+
+/// How long a node that was removed and whose power was cut may take to be gone.
+const DISMISSAL_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// How long a newcomer goes on asking to be let in, and the pause before it asks again.
 const LETTING_IN_TIME_MAX: Duration = Duration::from_secs(240);
@@ -276,9 +279,26 @@ impl Fleet {
         }
     }
 
+    /// Whether every group outlives the loss of this node's disk, as far as all others know: a group that was founded
+    /// while a node was away has two voters until that one is back, and needs both.
+    fn may_forget(&self, node: u64) -> bool {
+        let watches = self.watches();
+        let has_three = |status: Option<GroupStatus>| status.is_none_or(|status| status.voters.len() >= 3);
+        let mut others = self.nodes().into_iter().filter(|other| *other != node);
+        others.all(|other| {
+            watches.get(&other).is_some_and(|watch| {
+                has_three(watch.controller())
+                    && watch.groups().into_iter().all(|group| has_three(watch.status(group)))
+            })
+        })
+    }
+
     /// Gives a node that is down another disk, with nothing on it; says whether it did. One node in a run,
     /// and none where another's disk may be lost to a flip: a majority must remain that has not forgotten.
     pub fn wipe(&self, node: u64) -> bool {
+        if !self.may_forget(node) {
+            return false;
+        }
         let mut slots = lock(&self.slots);
         if slots.values().any(|slot| slot.wiped || slot.flipped || matches!(slot.place, Place::Lost)) {
             return false;
@@ -298,7 +318,7 @@ impl Fleet {
     /// bit belongs to a log's last record: nobody can tell that from a write that was cut short.
     fn flipped(&self, node: u64, whole: &SimulatedDisk, seed: u64) -> Option<SimulatedDisk> {
         let is_maimed = |slot: &Slot| slot.flipped || slot.wiped || matches!(slot.place, Place::Lost);
-        if lock(&self.slots).values().any(is_maimed) {
+        if !self.may_forget(node) || lock(&self.slots).values().any(is_maimed) {
             return None;
         }
         let flipped = whole.duplicate();
@@ -360,7 +380,7 @@ impl Fleet {
     }
 
     /// Sees to it that a node that was removed is gone: it ends by itself where it hears of it in time, and
-    /// what would start it again finds it away.
+    /// what would start it again finds it away. One that does not go is a violation.
     pub async fn dismiss(&self, node: u64, hearing: Duration) {
         let until = Instant::now() + hearing;
         loop {
@@ -373,6 +393,9 @@ impl Fleet {
                     slot.place = Place::Away;
                     break;
                 }
+            }
+            if Instant::now() >= until + DISMISSAL_TIME_MAX {
+                return self.violations.add(Check::Stop, format!("n{node} was removed, and does not go"));
             }
             if Instant::now() >= until {
                 self.crash(node, self.plan.seed, false).await;

@@ -35,13 +35,26 @@ impl Operator {
 
     /// Asks a node; the status and the body.
     pub async fn ask(&self, node: u64, method: Method, path: &str, body: String) -> Option<(u16, Bytes)> {
-        let message = Message {
-            address: http_address(node),
-            method: method.clone(),
-            path: path.to_owned(),
-            headers: vec![("content-type", "application/json".to_owned())],
-            body: body.into(),
-        };
+        let kind = ("content-type", "application/json".to_owned());
+        self.exchange(node, method, path, vec![kind], body).await
+    }
+
+    /// Asks a node for a change that is made only while the map is at `epoch`.
+    pub async fn ask_at(&self, node: u64, method: Method, path: &str, epoch: u64) -> Option<(u16, Bytes)> {
+        let condition = ("if-match", format!("\"{epoch}\""));
+        self.exchange(node, method, path, vec![condition], String::new()).await
+    }
+
+    async fn exchange(
+        &self,
+        node: u64,
+        method: Method,
+        path: &str,
+        headers: Vec<(&'static str, String)>,
+        body: String,
+    ) -> Option<(u16, Bytes)> {
+        let (address, body) = (http_address(node), body.into());
+        let message = Message { address, method: method.clone(), path: path.to_owned(), headers, body };
         let reply = timeout(PATIENCE, self.http.exchange(&message)).await.ok()?.ok()?;
         let status = reply.status.as_u16();
         self.fleet.trace.note(format_args!("operator {method} {path} at n{node}: {status}"));
@@ -70,10 +83,9 @@ impl Operator {
     pub async fn run(self, time: Duration) {
         let mut rng = StdRng::seed_from_u64(seed_of(self.fleet.plan.seed, Stream::Operator, 0));
         let until = Instant::now() + time;
-        let nodes = self.fleet.nodes();
         while Instant::now() < until {
             sleep(Duration::from_millis(rng.random_range(300..4_000))).await;
-            let Some(&node) = nodes.choose(&mut rng) else { return };
+            let Some(&node) = self.fleet.nodes().choose(&mut rng) else { return };
             let Some(map) = self.map(node).await else { continue };
             let groups = map["groups"].as_array().cloned().unwrap_or_default();
             let groups: Vec<u64> =

@@ -21,6 +21,18 @@ fn a_seed_repeats_its_run() {
     assert_eq!(hashes.len(), 5);
 }
 
+/// A newcomer joins and one of the nodes is drained and removed, in one run the newcomer and in another one
+/// of those that founded the cluster, and nothing happens that must not.
+#[test]
+fn nodes_come_and_go() {
+    for (seed, removed) in [(45, "newcomer removed"), (20, "founder removed")] {
+        let report = run(seed, 40, &[]);
+        assert!(report.violations.is_empty(), "seed {seed}: {:?}", report.violations);
+        let happened = ["joined", removed].map(|what| report.faults.get(what).copied());
+        assert_eq!(happened, [Some(1); 2], "seed {seed}: {:?}", report.faults);
+    }
+}
+
 /// Disks that report a sync and forget it lose what was acknowledged once all nodes crash, and the run says
 /// so.
 #[test]

@@ -50,6 +50,25 @@ fn a_node_joins() {
     assert!(matches!(rig.tell(join(5, spec(4, "", 1))), Err(ControllerError::Invalid { .. })));
 }
 
+/// A newcomer whose HTTP address is a living node's is found out before its command is proposed; the command
+/// itself does what it always did, for logs hold such. A node that is known may be at another's address, a dead
+/// one's is free.
+#[test]
+fn an_http_address_is_one_nodes() {
+    let mut rig = Rig::born(3, 1);
+    let at = |id: u64, of: u64| NodeSpec { http: spec(of, "", 1).http, ..spec(id, "", 1) };
+    let check = |rig: &Rig, id: u64, spec: &NodeSpec| rig.controller.check_http(node(id), spec);
+    let taken = Err(ControllerError::Invalid { why: "http address n2:7101 is that of n2".into() });
+    assert_eq!(check(&rig, 4, &at(4, 2)), taken);
+    assert_eq!(check(&rig, 4, &spec(4, "", 1)), Ok(()));
+    assert_eq!(check(&rig, 3, &at(3, 2)), Ok(()), "it is known by its disk");
+    assert_eq!(check(&rig, 3, &NodeSpec { http: at(3, 2).http, ..wiped(3, 1) }), taken, "by its disk alone");
+    rig.judge(2, true).unwrap();
+    assert_eq!(check(&rig, 4, &at(4, 2)), Ok(()));
+    rig.judge(2, false).unwrap();
+    rig.tell(join(4, at(4, 2))).unwrap();
+}
+
 /// Nodes that came back at each other's addresses get them once each has given up its own; nobody else may be without
 /// one, nor takes one that is in use.
 #[test]

@@ -19,36 +19,28 @@ const NODES: [u64; 3] = [1, 2, 3];
 /// How many appends are to be acknowledged after a node has come back, before the next is killed.
 const SERVED: usize = 20;
 
-/// Whose leader is killed.
+/// Who is killed while a node is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum Victim {
+    /// Whoever has come to the step.
+    Held,
+    /// The leader of the shard's source, whoever is held.
     Source,
+    /// That of its destination.
     Destination,
+    /// That of the controller.
     Controller,
 }
 
-impl Role {
-    pub(crate) const ALL: [Self; 3] = [Self::Source, Self::Destination, Self::Controller];
+impl Victim {
+    pub(crate) const LEADERS: [Self; 3] = [Self::Source, Self::Destination, Self::Controller];
 }
 
-/// A way for the shard, and who leads whom.
+/// A way for the shard, between groups neither of whose leaders leads the controller.
 #[derive(Clone, Copy, Debug)]
 struct Route {
     from: u64,
     to: u64,
-    source: u64,
-    destination: u64,
-    controller: u64,
-}
-
-impl Route {
-    fn leader(&self, role: Role) -> u64 {
-        match role {
-            Role::Source => self.source,
-            Role::Destination => self.destination,
-            Role::Controller => self.controller,
-        }
-    }
 }
 
 /// See the module.
@@ -94,9 +86,9 @@ impl MovingShard {
             let from = self.cluster.owner(self.shard).await;
             let source = leaders[&from];
             let is_other = |(_, leader): &(&u64, &u64)| **leader != controller && **leader != source;
-            let (&to, &destination) = leaders.iter().find(is_other).expect("leaders are spread");
+            let (&to, _) = leaders.iter().find(is_other).expect("leaders are spread");
             if source != controller {
-                return Route { from, to, source, destination, controller };
+                return Route { from, to };
             }
             self.ask_for_move(to).await;
         }
@@ -127,11 +119,17 @@ impl MovingShard {
         }
     }
 
-    /// Kills the leader of `role` while the gate holds somebody, and lets the move go on.
-    async fn kill(&mut self, route: Route, role: Role, point: Failpoint, gate: Gate, held: u64) {
-        let killed = route.leader(role);
+    /// Kills the `victim` while the gate holds somebody, and lets the move go on.
+    async fn kill(&mut self, route: Route, victim: Victim, point: Failpoint, gate: Gate, held: u64) {
+        // Who leads is asked now: since the move began, another may have been elected.
+        let killed = match victim {
+            Victim::Held => held,
+            Victim::Source => self.cluster.leader(route.from).await,
+            Victim::Destination => self.cluster.leader(route.to).await,
+            Victim::Controller => self.cluster.leader(0).await,
+        };
         self.kills += 1;
-        println!("{}. {point:?}: n{held} is held, n{killed} dies, {role:?}; {route:?}", self.kills);
+        println!("{}. {point:?}: n{held} is held, n{killed} dies, {victim:?}; {route:?}", self.kills);
         self.cluster.node(killed).kill().await;
         gate.open(held);
     }
@@ -143,20 +141,19 @@ impl MovingShard {
         self.clients.begin_round(self.kills);
     }
 
-    /// A move arrives while the leader of `role` is killed at a step of it.
-    pub(crate) async fn arrives_over_a_kill(&mut self, point: Failpoint, role: Role) {
+    /// A move arrives while the `victim` is killed at a step of it.
+    pub(crate) async fn arrives_over_a_kill(&mut self, point: Failpoint, victim: Victim) {
         let route = self.route().await;
         let gate = Gate::shut(self.gates.path(), point, self.shard);
         let held = self.move_to(route.to, &gate).await;
-        self.kill(route, role, point, gate, held).await;
+        self.kill(route, victim, point, gate, held).await;
         self.ask_for_move(route.to).await;
         assert_eq!(self.cluster.owner(self.shard).await, route.to, "{point:?}");
         self.recover().await;
     }
 
-    /// A move is called off while the shard is frozen, and the leader of `role` is killed at a step of the
-    /// way back.
-    pub(crate) async fn returns_over_a_kill(&mut self, point: Failpoint, role: Role) {
+    /// A move is called off while the shard is frozen, and the `victim` is killed at a step of the way back.
+    pub(crate) async fn returns_over_a_kill(&mut self, point: Failpoint, victim: Victim) {
         let route = self.route().await;
         let frozen = Gate::shut(self.gates.path(), Failpoint::FreezeAnswered, self.shard);
         let destination = self.move_to(route.to, &frozen).await;
@@ -166,7 +163,7 @@ impl MovingShard {
         let gate = Gate::shut(self.gates.path(), point, self.shard);
         frozen.open(destination);
         let held = gate.reached(&NODES).await;
-        self.kill(route, role, point, gate, held).await;
+        self.kill(route, victim, point, gate, held).await;
         assert_eq!(self.cluster.owner(self.shard).await, route.from, "{point:?}");
         self.recover().await;
     }

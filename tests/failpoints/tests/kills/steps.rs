@@ -1,47 +1,47 @@
 //! The steps of a move, and a kill at each.
 
-use crate::cluster::{MovingShard, Role};
+use crate::cluster::{MovingShard, Victim};
 use kvserver::moves::failpoint::Failpoint;
 
-/// The steps of a move up to the word that its shard is frozen, and whose leader takes each.
-const DEPARTING: [(Failpoint, Role); 9] = [
-    (Failpoint::BeforeStart, Role::Controller),
-    (Failpoint::StartCommitted, Role::Controller),
-    (Failpoint::Started, Role::Destination),
-    (Failpoint::ImportBegun, Role::Destination),
-    (Failpoint::PieceTaken, Role::Destination),
-    (Failpoint::Copied, Role::Destination),
-    (Failpoint::BeforeFreeze, Role::Source),
-    (Failpoint::Frozen, Role::Source),
-    (Failpoint::FreezeAnswered, Role::Destination),
+/// The steps of a move up to the word that its shard is frozen.
+const DEPARTING: [Failpoint; 9] = [
+    Failpoint::BeforeStart,
+    Failpoint::StartCommitted,
+    Failpoint::Started,
+    Failpoint::ImportBegun,
+    Failpoint::PieceTaken,
+    Failpoint::Copied,
+    Failpoint::BeforeFreeze,
+    Failpoint::Frozen,
+    Failpoint::FreezeAnswered,
 ];
 
 /// Those that follow, of a move that arrives.
-const ARRIVING: [(Failpoint, Role); 7] = [
-    (Failpoint::BeforeActivate, Role::Destination),
-    (Failpoint::Activated, Role::Destination),
-    (Failpoint::BeforeDone, Role::Controller),
-    (Failpoint::DoneCommitted, Role::Controller),
-    (Failpoint::DoneTold, Role::Destination),
-    (Failpoint::BeforeDrop, Role::Source),
-    (Failpoint::Dropped, Role::Source),
+const ARRIVING: [Failpoint; 7] = [
+    Failpoint::BeforeActivate,
+    Failpoint::Activated,
+    Failpoint::BeforeDone,
+    Failpoint::DoneCommitted,
+    Failpoint::DoneTold,
+    Failpoint::BeforeDrop,
+    Failpoint::Dropped,
 ];
 
 /// The steps of a move that is given up after the shard was frozen.
-const RETURNING: [(Failpoint, Role); 6] = [
-    (Failpoint::Aborted, Role::Destination),
-    (Failpoint::BeforeAborted, Role::Controller),
-    (Failpoint::AbortedCommitted, Role::Controller),
-    (Failpoint::AbortTold, Role::Destination),
-    (Failpoint::BeforeThaw, Role::Source),
-    (Failpoint::Thawed, Role::Source),
+const RETURNING: [Failpoint; 6] = [
+    Failpoint::Aborted,
+    Failpoint::BeforeAborted,
+    Failpoint::AbortedCommitted,
+    Failpoint::AbortTold,
+    Failpoint::BeforeThaw,
+    Failpoint::Thawed,
 ];
 
 /// Who is killed at each of `steps`, one after the other.
-fn kills(steps: &[(Failpoint, Role)]) -> Vec<(Failpoint, Role)> {
+fn kills(steps: &[Failpoint]) -> Vec<(Failpoint, Victim)> {
     match std::env::var_os("FLOTILLA_FULL_ROUNDS") {
-        Some(_) => steps.iter().flat_map(|(point, _)| Role::ALL.map(|role| (*point, role))).collect(),
-        None => steps.to_vec(),
+        Some(_) => steps.iter().flat_map(|point| Victim::LEADERS.map(|victim| (*point, victim))).collect(),
+        None => steps.iter().map(|point| (*point, Victim::Held)).collect(),
     }
 }
 
@@ -50,8 +50,8 @@ fn kills(steps: &[(Failpoint, Role)]) -> Vec<(Failpoint, Role)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn moves_arrive_over_kills_up_to_the_freeze() {
     let mut shard = MovingShard::start().await;
-    for (point, role) in kills(&DEPARTING) {
-        shard.arrives_over_a_kill(point, role).await;
+    for (point, victim) in kills(&DEPARTING) {
+        shard.arrives_over_a_kill(point, victim).await;
     }
     shard.finish().await;
 }
@@ -60,8 +60,8 @@ async fn moves_arrive_over_kills_up_to_the_freeze() {
 #[tokio::test(flavor = "multi_thread")]
 async fn moves_arrive_over_kills_after_the_freeze() {
     let mut shard = MovingShard::start().await;
-    for (point, role) in kills(&ARRIVING) {
-        shard.arrives_over_a_kill(point, role).await;
+    for (point, victim) in kills(&ARRIVING) {
+        shard.arrives_over_a_kill(point, victim).await;
     }
     shard.finish().await;
 }
@@ -71,8 +71,8 @@ async fn moves_arrive_over_kills_after_the_freeze() {
 #[tokio::test(flavor = "multi_thread")]
 async fn moves_return_over_kills_at_every_step() {
     let mut shard = MovingShard::start().await;
-    for (point, role) in kills(&RETURNING) {
-        shard.returns_over_a_kill(point, role).await;
+    for (point, victim) in kills(&RETURNING) {
+        shard.returns_over_a_kill(point, victim).await;
     }
     shard.finish().await;
 }
