@@ -483,11 +483,9 @@ async fn switch(http: &reqwest::Client, nodes: &[String], shard: u32, epoch: u64
                 let answer = http.get(format!("{node}/v1/status")).send().await?.text().await?;
                 let now = Instant::now();
                 if let Some((paused, ago)) = switch_in(&serde_json::from_str(&answer)?, shard, epoch) {
-                    let served =
-                        now.checked_sub(ago).context("the switch lies before the clock's beginning")?;
-                    let asked =
-                        served.checked_sub(paused).context("the switch lies before the clock's beginning")?;
-                    return anyhow::Ok(Switch { asked, served });
+                    let at =
+                        |ago: Duration| now.checked_sub(ago).context("it lies before the clock's beginning");
+                    return anyhow::Ok(Switch { asked: at(ago + paused)?, served: at(ago)? });
                 }
             }
             sleep(LOOK).await;
@@ -555,7 +553,10 @@ mod tests {
     /// A switch is found in the status of the node that drove the move, and not taken for that of an earlier one.
     #[test]
     fn switches() {
-        let ended = |id: u64, aborted: Option<&str>| json!({"shard": 4, "id": id, "aborted": aborted, "freeze_pause_us": id * 1_000, "served_us_ago": 7});
+        let ended = |id: u64, aborted: Option<&str>| {
+            let pause = id * 1_000;
+            json!({"shard": 4, "id": id, "aborted": aborted, "freeze_pause_us": pause, "served_us_ago": 7})
+        };
         let status =
             json!({"ended_moves": [ended(3, None), ended(5, None), ended(6, Some("it was cancelled"))]});
         let found = Some((Duration::from_millis(5), Duration::from_micros(7)));

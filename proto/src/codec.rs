@@ -3,8 +3,7 @@
 //! was given cannot pay for: it reserves at most [`CLAIM_BYTES_EACH`] for each of them, and [`BYTES_MAX`] in
 //! all.
 
-use bincode::de::read::{BorrowReader, Reader};
-use bincode::de::{Decoder, DecoderImpl};
+use bincode::de::BorrowDecoder;
 use bincode::{BorrowDecode, Encode};
 
 /// The version that this build writes and the only one that it reads: the first byte of every message.
@@ -75,41 +74,21 @@ pub fn decode<'a, M: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<M, DecodeE
 /// # Errors
 /// [`DecodeError::Malformed`] where they begin with no such part.
 pub fn decode_part<'a, M: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<(M, usize), DecodeError> {
-    let mut decoder = DecoderImpl::new(Unread(bytes), CONFIG, ());
     let claim_bytes_max = bytes.len().saturating_mul(CLAIM_BYTES_EACH).min(BYTES_MAX);
-    decoder
-        .claim_bytes_read(BYTES_MAX - claim_bytes_max)
-        .and_then(|()| M::borrow_decode(&mut decoder))
-        .map(|message| (message, bytes.len() - decoder.reader().0.len()))
+    bincode::borrow_decode_from_slice_with_context(bytes, CONFIG, claim_bytes_max)
+        .map(|(Paid(message), used)| (message, used))
         .map_err(|error| DecodeError::Malformed(error.to_string()))
 }
 
-/// What is left to read.
-struct Unread<'a>(&'a [u8]);
+/// A message that claims no more bytes of memory than its context says.
+struct Paid<M>(M);
 
-type Taken<T> = Result<T, bincode::error::DecodeError>;
-
-impl Reader for Unread<'_> {
-    fn read(&mut self, into: &mut [u8]) -> Taken<()> {
-        into.copy_from_slice(self.take_bytes(into.len())?);
-        Ok(())
-    }
-
-    fn peek_read(&mut self, length: usize) -> Option<&[u8]> {
-        self.0.get(..length)
-    }
-
-    fn consume(&mut self, length: usize) {
-        self.0 = self.0.get(length..).unwrap_or_default();
-    }
-}
-
-impl<'a> BorrowReader<'a> for Unread<'a> {
-    fn take_bytes(&mut self, length: usize) -> Taken<&'a [u8]> {
-        let missing =
-            || bincode::error::DecodeError::UnexpectedEnd { additional: length.saturating_sub(self.0.len()) };
-        let (taken, rest) = self.0.split_at_checked(length).ok_or_else(missing)?;
-        self.0 = rest;
-        Ok(taken)
+impl<'de, M: BorrowDecode<'de, ()>> BorrowDecode<'de, usize> for Paid<M> {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = usize>>(
+        decoder: &mut D,
+    ) -> Result<Self, bincode::error::DecodeError> {
+        let claim_bytes_max = *decoder.context();
+        decoder.claim_bytes_read(BYTES_MAX - claim_bytes_max)?;
+        M::borrow_decode(&mut decoder.with_context(())).map(Self)
     }
 }

@@ -110,7 +110,8 @@ pub struct Place {
 }
 
 impl Place {
-    fn of(shard: u64, map: &Value) -> Option<Self> {
+    /// Where a shard is by a map, as JSON; `None` where the map does not know it.
+    pub fn of(shard: u64, map: &Value) -> Option<Self> {
         let runs = map["shard_runs"].as_array()?;
         let within = |run: &&Value| run[0].as_u64() <= Some(shard) && Some(shard) <= run[1].as_u64();
         let run = runs.iter().find(within)?;

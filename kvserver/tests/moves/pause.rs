@@ -8,7 +8,7 @@
 use crate::connection::Connection;
 use crate::fleet::{SHARDS, Settings, host};
 use crate::wait::eventually;
-use crate::world::{PATIENCE, keys};
+use crate::world::{PATIENCE, at_rest, keys};
 use hyper::Request;
 use kvserver::{Node, NodeConfig};
 use raftstore::{Link, SimulatedClock, SimulatedDisk, SimulatedNetwork};
@@ -56,18 +56,13 @@ async fn nodes(network: &SimulatedNetwork) -> Vec<Node> {
     nodes
 }
 
-/// Who owns the shard, and whether it is on its way.
-async fn owner(connection: &mut Connection) -> (u64, bool) {
+async fn map(connection: &mut Connection) -> Value {
     let answer = connection.done(Request::get("/v1/cluster/map"), "").await;
-    let map: Value = serde_json::from_slice(answer.body()).unwrap();
-    let mut runs = map["shard_runs"].as_array().unwrap().iter();
-    let shard = Some(u64::from(SHARD));
-    let run = runs.find(|run| run[0].as_u64() <= shard && shard <= run[1].as_u64()).unwrap();
-    (run[2].as_u64().unwrap(), map["moves"] != serde_json::json!([]))
+    serde_json::from_slice(answer.body()).unwrap()
 }
 
 async fn arrival(connection: &mut Connection, to: u64) {
-    while owner(connection).await != (to, false) {
+    while at_rest(&map(connection).await, SHARD) != Some((to, to)) {
         sleep(Duration::from_millis(10)).await;
     }
 }
@@ -104,7 +99,7 @@ async fn moves_have_writers_wait_for_50_ms_at_most() {
     }
     let mut pauses = Vec::new();
     for _ in 0..MOVES {
-        let (from, _) = owner(&mut operator).await;
+        let (from, _) = at_rest(&map(&mut operator).await, SHARD).unwrap();
         let to = 3 - from;
         written.lock().unwrap().clear();
         let request = Request::post(format!("/v1/cluster/shards/{SHARD}/move"));

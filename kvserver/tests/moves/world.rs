@@ -126,6 +126,19 @@ pub(crate) fn keys(count: usize) -> Vec<String> {
     keys.into_values().flatten().collect()
 }
 
+/// The owner and the target of a shard, by a map that lists no move of it.
+pub(crate) fn at_rest(map: &Value, shard: u32) -> Option<(u64, u64)> {
+    let moves = map["moves"].as_array()?;
+    if moves.iter().any(|moving| moving["shard"] == shard) {
+        return None;
+    }
+    let within = |run: &&Value| {
+        run[0].as_u64().unwrap() <= u64::from(shard) && u64::from(shard) <= run[1].as_u64().unwrap()
+    };
+    let run = map["shard_runs"].as_array()?.iter().find(within)?;
+    Some((run[2].as_u64()?, run[3].as_u64()?))
+}
+
 impl World {
     /// Everything runs, and every group is led by a node of its own.
     pub(crate) async fn start(seed: u64) -> Self {
@@ -336,19 +349,7 @@ impl World {
 
     /// The owner and the target of a shard, once no move of it is listed.
     pub(crate) async fn settled(&self, shard: u32) -> (u64, u64) {
-        eventually("the shard does not move any more", async || {
-            let map = self.map().await;
-            let moves = map["moves"].as_array()?;
-            if moves.iter().any(|moving| moving["shard"] == shard) {
-                return None;
-            }
-            let within = |run: &&Value| {
-                run[0].as_u64().unwrap() <= u64::from(shard) && u64::from(shard) <= run[1].as_u64().unwrap()
-            };
-            let run = map["shard_runs"].as_array()?.iter().find(within)?;
-            Some((run[2].as_u64()?, run[3].as_u64()?))
-        })
-        .await
+        eventually("the shard does not move any more", async || at_rest(&self.map().await, shard)).await
     }
 
     /// Waits until a shard is where it is to be.

@@ -5,6 +5,8 @@
 mod damage;
 #[path = "../../../proto/tests/hostile/memory.rs"]
 mod memory;
+#[path = "../../../proto/tests/hostile/read_back.rs"]
+mod read_back;
 
 use super::{Plan, Question, Sign, Word};
 use crate::Controller;
@@ -15,6 +17,7 @@ use proto::{
     Birth, ControllerChange, ControllerCommand, ControllerError, Epoch, GroupId, Incarnation, NodeId,
     NodeSpec, PlannedMove, ShardId,
 };
+use read_back::read_back;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What reading takes. Maps are the dearest: the first pair makes room for eleven.
@@ -59,16 +62,10 @@ fn samples() -> Vec<Vec<u8>> {
     questions.iter().map(proto::encode).chain(words.iter().map(proto::encode)).collect()
 }
 
-/// Reads `bytes` as either; what passes for one says the same when it is written again.
+/// Reads `bytes` as either.
 fn read(bytes: &[u8]) {
-    let question = BOUND.hold(bytes, || proto::decode::<Question>(bytes));
-    let word = BOUND.hold(bytes, || proto::decode::<Word>(bytes));
-    if let Ok(question) = question {
-        assert_eq!(proto::decode(&proto::encode(&question)), Ok(question));
-    }
-    if let Ok(word) = word {
-        assert_eq!(proto::decode(&proto::encode(&word)), Ok(word));
-    }
+    read_back::<Question>(bytes, BOUND);
+    read_back::<Word>(bytes, BOUND);
 }
 
 proptest! {

@@ -279,9 +279,14 @@ impl Fleet {
         }
     }
 
-    /// Whether every group outlives the loss of this node's disk, as far as all others know: a group that was founded
-    /// while a node was away has two voters until that one is back, and needs both.
+    /// Whether every group outlives the loss of this node's disk: no other was lost in the run or may be, and as far
+    /// as all others know three vote. A group that was founded while a node was away has two voters until that one is
+    /// back, and needs both.
     fn may_forget(&self, node: u64) -> bool {
+        let is_maimed = |slot: &Slot| slot.flipped || slot.wiped || matches!(slot.place, Place::Lost);
+        if lock(&self.slots).values().any(is_maimed) {
+            return false;
+        }
         let watches = self.watches();
         let has_three = |status: Option<GroupStatus>| status.is_none_or(|status| status.voters.len() >= 3);
         let mut others = self.nodes().into_iter().filter(|other| *other != node);
@@ -300,9 +305,6 @@ impl Fleet {
             return false;
         }
         let mut slots = lock(&self.slots);
-        if slots.values().any(|slot| slot.wiped || slot.flipped || matches!(slot.place, Place::Lost)) {
-            return false;
-        }
         let slot = slots.get_mut(&node).expect("every node has a slot");
         if !matches!(slot.place, Place::Down) {
             return false;
@@ -317,8 +319,7 @@ impl Fleet {
     /// A copy of a disk with one bit flipped. `None` where a majority might be lost to flips, and where the
     /// bit belongs to a log's last record: nobody can tell that from a write that was cut short.
     fn flipped(&self, node: u64, whole: &SimulatedDisk, seed: u64) -> Option<SimulatedDisk> {
-        let is_maimed = |slot: &Slot| slot.flipped || slot.wiped || matches!(slot.place, Place::Lost);
-        if !self.may_forget(node) || lock(&self.slots).values().any(is_maimed) {
+        if !self.may_forget(node) {
             return None;
         }
         let flipped = whole.duplicate();

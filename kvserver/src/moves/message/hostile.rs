@@ -5,6 +5,8 @@
 mod damage;
 #[path = "../../../../proto/tests/hostile/memory.rs"]
 mod memory;
+#[path = "../../../../proto/tests/hostile/read_back.rs"]
+mod read_back;
 
 use super::{Question, Word};
 use crate::machine::Held;
@@ -12,6 +14,7 @@ use damage::damaged;
 use memory::Bound;
 use proptest::prelude::*;
 use proto::{ClientId, CopyToken, Epoch, GroupId, LifecycleError, NodeId, Revision, ShardId};
+use read_back::read_back;
 
 /// What reading takes: of a message, what its lengths may reserve, and of an error, its text.
 const BOUND: Bound = Bound { own: 1 << 10, each: 64 };
@@ -39,16 +42,10 @@ fn samples() -> Vec<Vec<u8>> {
     questions.iter().map(proto::encode).chain(words.iter().map(proto::encode)).collect()
 }
 
-/// Reads `bytes` as either; what passes for one says the same when it is written again.
+/// Reads `bytes` as either.
 fn read(bytes: &[u8]) {
-    let question = BOUND.hold(bytes, || proto::decode::<Question>(bytes));
-    let word = BOUND.hold(bytes, || proto::decode::<Word>(bytes));
-    if let Ok(question) = question {
-        assert_eq!(proto::decode(&proto::encode(&question)), Ok(question));
-    }
-    if let Ok(word) = word {
-        assert_eq!(proto::decode(&proto::encode(&word)), Ok(word));
-    }
+    read_back::<Question>(bytes, BOUND);
+    read_back::<Word>(bytes, BOUND);
 }
 
 proptest! {

@@ -45,25 +45,25 @@ fn kills(steps: &[Failpoint]) -> Vec<(Failpoint, Victim)> {
     }
 }
 
-/// Whoever is killed at whichever step of a move until its shard is frozen, the shard arrives, is served by one
-/// group, and every append to it has taken effect once.
-#[tokio::test(flavor = "multi_thread")]
-async fn moves_arrive_over_kills_up_to_the_freeze() {
+async fn arrives_over_kills(steps: &[Failpoint]) {
     let mut shard = MovingShard::start().await;
-    for (point, victim) in kills(&DEPARTING) {
+    for (point, victim) in kills(steps) {
         shard.arrives_over_a_kill(point, victim).await;
     }
     shard.finish().await;
 }
 
+/// Whoever is killed at whichever step of a move until its shard is frozen, the shard arrives, is served by one
+/// group, and every append to it has taken effect once.
+#[tokio::test(flavor = "multi_thread")]
+async fn moves_arrive_over_kills_up_to_the_freeze() {
+    arrives_over_kills(&DEPARTING).await;
+}
+
 /// The same from there on, until the source has dropped the shard.
 #[tokio::test(flavor = "multi_thread")]
 async fn moves_arrive_over_kills_after_the_freeze() {
-    let mut shard = MovingShard::start().await;
-    for (point, victim) in kills(&ARRIVING) {
-        shard.arrives_over_a_kill(point, victim).await;
-    }
-    shard.finish().await;
+    arrives_over_kills(&ARRIVING).await;
 }
 
 /// Whoever is killed at whichever step on the way back of a move that is called off while its shard is
