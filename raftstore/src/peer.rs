@@ -13,15 +13,19 @@ use crate::types::{
     TransferLeaderResponse, TypeConfig, Vote, VoteRequest, VoteResponse,
 };
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::{BoxFuture, FutureExt, lazy, ready};
 use futures_util::stream::{BoxStream, StreamExt};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal, RaftError};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why a snapshot is not received any more.
 const OUTVOTED: &str = "its sender leads no more, or the replica has stopped";
+
+/// What no leader says that was elected: openraft relies on it.
+const CONTRADICTS: &str = "the leader's log contradicts what was committed and applied here";
 
 type Raft<M> = openraft::Raft<TypeConfig, crate::replica::StateMachine<M>>;
 
@@ -36,12 +40,20 @@ fn overhear<M: Machine>(staleness: &Staleness, shared: &Shared<M>, request: &App
     }
 }
 
+fn is_contradicted<M: Machine>(shared: &Shared<M>, request: &AppendEntriesRequest) -> bool {
+    let entries = request.entries.iter().map(|entry| entry.log_id);
+    shared.is_contradicted(request.vote.leader_id().term, request.prev_log_id.into_iter().chain(entries))
+}
+
 impl<M: Machine> Replica for Inner<M> {
     fn append(
         &self,
         request: AppendEntriesRequest,
     ) -> BoxFuture<'static, Result<StreamAppendResult, Stopped>> {
         overhear(&self.staleness, &self.shared, &request);
+        if is_contradicted(&self.shared, &request) {
+            return ready(Err(stopped(CONTRADICTS))).boxed();
+        }
         let (prev, raft) = (request.prev_log_id, self.raft.clone());
         let last = request.entries.last().map(|entry| entry.log_id).or(prev);
         async move {
@@ -56,7 +68,14 @@ impl<M: Machine> Replica for Inner<M> {
         requests: BoxStream<'static, AppendEntriesRequest>,
     ) -> BoxStream<'static, Result<StreamAppendResult, Stopped>> {
         let (staleness, shared) = (self.staleness.clone(), self.shared.clone());
-        let heard = requests.inspect(move |request| overhear(&staleness, &shared, request));
+        let contradicted = Arc::new(AtomicBool::new(false));
+        let end = contradicted.clone();
+        let heard = requests.take_while(move |request| {
+            overhear(&staleness, &shared, request);
+            let follows = !is_contradicted(&shared, request);
+            contradicted.store(!follows, Ordering::Relaxed);
+            ready(follows)
+        });
         // What waits here keeps its room in the leader's window, so no more comes than that.
         let flow = self.flow.clone();
         let admitted = heard.then(move |request| {
@@ -71,6 +90,11 @@ impl<M: Machine> Replica for Inner<M> {
         self.raft
             .stream_append(admitted.boxed())
             .map(|result| result.map_err(stopped::<Fatal<TypeConfig>>))
+            .chain(
+                lazy(move |_| end.load(Ordering::Relaxed))
+                    .into_stream()
+                    .filter_map(|contradicted| ready(contradicted.then(|| Err(stopped(CONTRADICTS))))),
+            )
             .boxed()
     }
 
@@ -94,6 +118,7 @@ impl<M: Machine> Replica for Inner<M> {
 
     fn receive_snapshot(&self, vote: Vote) -> BoxFuture<'static, io::Result<Box<dyn SnapshotSink>>> {
         let (raft, snapshots) = (self.raft.clone(), self.snapshots.clone());
+        let shared = self.shared.clone();
         async move {
             // Whoever leads no more must not have a copy give way, or the leader's snapshot.
             if raft.server_metrics().borrow_watched().vote > vote {
@@ -101,7 +126,7 @@ impl<M: Machine> Replica for Inner<M> {
             }
             let room = snapshots.room().receive().await;
             let writer = snapshots.create().await?;
-            Ok(Box::new(Sink { raft, vote, writer, room }) as Box<dyn SnapshotSink>)
+            Ok(Box::new(Sink { raft, shared, vote, writer, room }) as Box<dyn SnapshotSink>)
         }
         .boxed()
     }
@@ -111,6 +136,7 @@ impl<M: Machine> Replica for Inner<M> {
 /// then decides whether the sender still leads, and only then does it become the current one.
 struct Sink<M: Machine> {
     raft: Raft<M>,
+    shared: Arc<Shared<M>>,
     vote: Vote,
     writer: SnapshotWriter,
     room: ReceiveRoom,
@@ -146,7 +172,10 @@ impl<M: Machine> SnapshotSink for Sink<M> {
         meta: SnapshotMeta,
     ) -> BoxFuture<'static, io::Result<SnapshotResponse>> {
         async move {
-            let Self { raft, writer, room: _room, .. } = *self;
+            let Self { raft, shared, writer, room: _room, .. } = *self;
+            if shared.is_contradicted(vote.leader_id().term, meta.last_log_id) {
+                return Err(io::Error::other(CONTRADICTS));
+            }
             let snapshot: Snapshot = writer.finish(meta.clone()).await?;
             let received = openraft::Snapshot { meta, snapshot };
             raft.install_full_snapshot(vote, received).await.map_err(io::Error::other)

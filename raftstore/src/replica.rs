@@ -113,6 +113,18 @@ impl<M: Machine> Shared<M> {
         self.taken_in.load(Ordering::Relaxed)
     }
 
+    /// Whether this replica cannot follow the leader of `term` with a log of these ids, first to last: where the last
+    /// applied entry stands here, another does in it, or one of a later term before.
+    pub(crate) fn is_contradicted(&self, term: u64, log: impl IntoIterator<Item = LogId>) -> bool {
+        let Some(applied) = self.lock_read().applied else { return false };
+        // Of an earlier term, the leader was deposed, and its log may end as it likes.
+        if term < applied.committed_leader_id().term {
+            return false;
+        }
+        let mut known = log.into_iter().take_while(|id| id.index() <= applied.index());
+        known.any(|id| id > applied || id.index() == applied.index() && id != applied)
+    }
+
     /// About how many bytes a copy of the machine would take now.
     pub(crate) fn data_bytes(&self) -> u64 {
         self.read(M::copy_bytes)

@@ -20,8 +20,8 @@ use crate::codec::{
     take_vote,
 };
 use crate::types::{
-    AppendEntriesRequest, Entry, LogId, SnapshotMeta, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
+    AppendEntriesRequest, CommittedLeaderId, Entry, LogId, SnapshotMeta, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, Vote, VoteRequest, VoteResponse,
 };
 use bytes::{BufMut, Bytes};
 use openraft::raft::{StreamAppendError, TransferLeaderError};
@@ -111,18 +111,31 @@ pub(crate) fn take_append(mut from: Bytes) -> Taken<(u64, AppendEntriesRequest)>
     for _ in 0..count {
         entries.push(take_entry(from)?);
     }
-    check_consecutive(prev_log_id, &entries)?;
+    check_order(prev_log_id, &entries)?;
+    check_term("append", &vote, entries.last().map(|entry| entry.log_id).or(prev_log_id))?;
     end(from, "append", (sequence, AppendEntriesRequest { vote, prev_log_id, entries, leader_commit }))
 }
 
 /// openraft takes the entries' order for granted, so it is made sure of here.
-fn check_consecutive(before: Option<LogId>, entries: &[Entry]) -> Taken<()> {
+fn check_order(before: Option<LogId>, entries: &[Entry]) -> Taken<()> {
     let mut next = before.map_or(0, |id| id.index().saturating_add(1));
+    let mut last = before;
     for entry in entries {
         if entry.log_id.index() != next {
             return Err(Malformed { what: "append", why: "entries are not consecutive" });
         }
-        next = next.saturating_add(1);
+        if last >= Some(entry.log_id) {
+            return Err(Malformed { what: "append", why: "the entries' terms fall" });
+        }
+        (next, last) = (next.saturating_add(1), Some(entry.log_id));
+    }
+    Ok(())
+}
+
+/// So is that no log holds anything of a later term than that of the one who leads with it.
+fn check_term(what: &'static str, vote: &Vote, last: Option<LogId>) -> Taken<()> {
+    if last.is_some_and(|last| *last.committed_leader_id() > CommittedLeaderId::new(vote.leader_id().term)) {
+        return Err(Malformed { what, why: "the log is of a later term than its leader" });
     }
     Ok(())
 }
@@ -133,6 +146,7 @@ pub(crate) fn put_heartbeat(into: &mut Vec<u8>, head: &AppendHead) {
 
 pub(crate) fn take_heartbeat(mut from: Bytes) -> Taken<AppendEntriesRequest> {
     let AppendHead { vote, prev_log_id, leader_commit } = AppendHead::take(&mut from)?;
+    check_term("heartbeat", &vote, prev_log_id)?;
     end(&from, "heartbeat", AppendEntriesRequest { vote, prev_log_id, entries: Vec::new(), leader_commit })
 }
 
@@ -251,6 +265,10 @@ pub(crate) fn put_snapshot_begin(into: &mut Vec<u8>, vote: &Vote, meta: &Snapsho
 pub(crate) fn take_snapshot_begin(mut from: Bytes) -> Taken<(Vote, SnapshotMeta)> {
     let vote = take_vote(&mut from)?;
     let meta = take_snapshot_meta(&mut from)?;
+    check_term("snapshot begin", &vote, meta.last_log_id)?;
+    if *meta.last_membership.log_id() > meta.last_log_id {
+        return Err(Malformed { what: "snapshot begin", why: "its members are of after its end" });
+    }
     end(&from, "snapshot begin", (vote, meta))
 }
 

@@ -51,6 +51,28 @@ fn samples_are_understood() {
     }
 }
 
+/// What a later leader says of a log that no leader can have is refused with the reason, and openraft, which would
+/// panic, never hears of it: found by damaged talk.
+#[test]
+fn impossible_logs_are_refused() {
+    // Where a sample holds the terms of its vote, of the entry before and of its entries, or of the snapshot's last.
+    let changed = |sample: usize, changes: &[(usize, u8)]| {
+        let mut said = wire::samples().swap_remove(sample);
+        changes.iter().for_each(|(at, byte)| said[*at] = *byte);
+        String::from_utf8_lossy(&bounded(&said, wire::talk)).into_owned()
+    };
+    let contradicts = "contradicts what was committed";
+    let append = changed(0, &[(14, 3), (52, 2), (73, 2), (98, 2)]);
+    assert!(append.contains(contradicts), "{append}");
+    let heartbeat = changed(2, &[(6, 3), (23, 2)]);
+    assert!(heartbeat.contains(contradicts), "{heartbeat}");
+    let snapshot = changed(3, &[(23, 2), (31, 0)]);
+    assert!(snapshot.contains(contradicts), "{snapshot}");
+    let beyond = changed(3, &[(24, 7)]);
+    let untouched = changed(3, &[]);
+    assert!(beyond.len() < untouched.len(), "{beyond} is said where {untouched} would be");
+}
+
 /// The disk as it was left starts, with all that was written.
 #[test]
 fn the_whole_disk_starts() {

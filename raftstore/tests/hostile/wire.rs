@@ -112,6 +112,7 @@ async fn converse(input: &[u8]) -> Vec<u8> {
     let group = host.open_group(GROUP, Log::default).await.expect("a group opens");
     group.bootstrap(&members).await.expect("it is alone");
     group.wait_for_leader(ELECTION).await.expect("it is alone");
+    group.propose("held".into()).await.expect("it is alone");
 
     let peer = network.host("10.0.0.1");
     let heard = exchange(&*peer, &said(input, mailbox(host.incarnation().0))).await;
@@ -140,8 +141,8 @@ pub fn samples() -> Vec<Vec<u8>> {
     let number = |number: u64| number.to_le_bytes().to_vec();
     let log_id = |term: u64, index: u64| [number(term), number(index)].concat();
     let some = |bytes: Vec<u8>| [vec![1], bytes].concat();
-    // Of a term that the node has left behind: it answers, and goes on to lead.
-    let vote = [number(0), number(PEER.0), vec![1]].concat();
+    // Of the term that the node leads: it answers, and goes on to lead.
+    let vote = [number(1), number(PEER.0), vec![1]].concat();
     // Of one that it has yet to see: it follows.
     let later = [number(1_000), number(PEER.0), vec![1]].concat();
     let entry = |index: u64, kind: u8, payload: &[u8]| {

@@ -1,7 +1,7 @@
 //! Layouts held fast, and hostile payloads.
 
 use super::*;
-use crate::types::{CommittedLeaderId, Data, Payload};
+use crate::types::{CommittedLeaderId, Data, Membership, Payload, StoredMembership};
 use proptest::prelude::*;
 
 fn id(term: u64, index: u64) -> LogId {
@@ -100,12 +100,37 @@ fn everything_comes_back() {
     assert_eq!(take_snapshot_begin(begin), Ok((Vote::new(1, 2), meta)));
 }
 
-/// Entries that leave a gap are refused: openraft would trust them.
+/// What openraft would trust, and what no leader says, is refused: entries that leave a gap or whose terms fall, and a
+/// log of a later term than its leader's.
 #[test]
-fn a_gap_is_refused() {
-    let mut gap = append();
-    gap.entries[1].log_id = id(3, 9);
-    assert_eq!(take_append(append_bytes(&gap)).unwrap_err().why, "entries are not consecutive");
+fn logs_out_of_order_are_refused() {
+    let refused = |change: fn(&mut AppendEntriesRequest)| {
+        let mut request = append();
+        change(&mut request);
+        take_append(append_bytes(&request)).unwrap_err().why
+    };
+    assert_eq!(refused(|append| append.entries[1].log_id = id(3, 9)), "entries are not consecutive");
+    assert_eq!(refused(|append| append.entries[1].log_id = id(2, 8)), "the entries' terms fall");
+    assert_eq!(refused(|append| append.prev_log_id = Some(id(4, 6))), "the entries' terms fall");
+    let later = "the log is of a later term than its leader";
+    assert_eq!(refused(|append| append.entries[1].log_id = id(4, 8)), later);
+    let beat = AppendHead { vote: Vote::new_committed(1, 1), ..AppendHead::of(&append()) };
+    assert_eq!(take_heartbeat(bytes(|into| put_heartbeat(into, &beat))).unwrap_err().why, later);
+}
+
+/// So is a snapshot that its leader cannot have.
+#[test]
+fn impossible_snapshots_are_refused() {
+    let refused = |term: u64, members: LogId| {
+        let last_membership = StoredMembership::new(Some(members), Membership::default());
+        let meta = SnapshotMeta { last_log_id: Some(id(3, 7)), last_membership };
+        take_snapshot_begin(bytes(|into| put_snapshot_begin(into, &Vote::new(term, 1), &meta)))
+            .err()
+            .map(|e| e.why)
+    };
+    assert_eq!(refused(3, id(3, 7)), None);
+    assert_eq!(refused(2, id(2, 1)), Some("the log is of a later term than its leader"));
+    assert_eq!(refused(3, id(3, 8)), Some("its members are of after its end"));
 }
 
 /// A count of entries that are not there reserves nothing to speak of.
