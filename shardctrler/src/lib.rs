@@ -41,7 +41,7 @@
 //!
 //! - A refused command has changed nothing, and its error says what to do next.
 //! - At equal weights no group is to have two shards more than another; otherwise shares follow the weights
-//!   by largest remainder. As few shards as possible change their target, and none between groups that give
+//!   after Webster's method. As few shards as possible change their target, and none between groups that give
 //!   and take nothing. What is put somewhere by [`ShardMove`](proto::ControllerChange::ShardMove) stays there
 //!   until shards are next balanced: by a group that is added, removed or weighed anew, or by
 //!   [`ShardRebalance`](proto::ControllerChange::ShardRebalance).

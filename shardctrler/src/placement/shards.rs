@@ -1,14 +1,18 @@
 //! Shards to groups.
 //!
-//! Each group's quota is its share by weight, by largest remainder; at equal weights no two quotas differ by
-//! more than one. Where remainders are equal, the shard too many goes to a group that has it already, so that
-//! as few shards change their group as the weights allow: those whose group is gone, and those by which a
-//! group exceeds its quota. They go to groups below their quota and nowhere else, so nothing moves between
-//! bystanders.
+//! Each group's quota is its share by weight after Webster's method (Balinski and Young, "Fair Representation",
+//! 1982): shards are dealt one by one, each to the group whose weight is largest against twice what it has and one.
+//! At equal weights no two quotas differ by more than one. The method was chosen because it is coherent: a group that
+//! comes, goes or changes its weight takes from others or gives to them, and no two others exchange anything. By
+//! largest remainders they might.
+//!
+//! Where groups have the same claim to a shard, it goes to one that has it already, so that as few shards change
+//! their group as the weights allow: those whose group is gone, and those by which a group exceeds its quota. They go
+//! to groups below their quota and nowhere else, so nothing moves between bystanders.
 
 use proto::GroupId;
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BinaryHeap};
 
 /// A shard as it is placed now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,33 +29,48 @@ pub struct Held {
 
 /// How many shards each of the groups is to have, given how many of `held` it has; `weights` are from 1.
 pub fn quotas(held: &[Held], weights: &BTreeMap<GroupId, u32>) -> BTreeMap<GroupId, usize> {
-    let shards = held.len() as u64;
-    let sum: u64 = weights.values().map(|&weight| u64::from(weight)).sum();
-    if sum == 0 {
-        return BTreeMap::new();
-    }
     let targets = counts(held.iter().map(|held| held.target));
     let homeless = held.iter().filter(|held| !weights.contains_key(&held.target));
-    let claims = counts(homeless.map(|held| held.origin));
-    let mut quotas = BTreeMap::new();
-    let mut order = Vec::new();
-    for (&group, &weight) in weights {
-        let share = shards * u64::from(weight);
-        let floor = (share / sum) as usize;
-        let held = targets.get(&group).copied().unwrap_or(0);
-        let claimed = held + claims.get(&group).copied().unwrap_or(0);
-        quotas.insert(group, floor);
-        // Largest remainder first; among equals whoever has the shard already, then whose it was.
-        order.push((Reverse(share % sum), Reverse(held > floor), Reverse(claimed > floor), group));
+    let origins = counts(homeless.map(|held| held.origin));
+    let count = |counts: &BTreeMap<GroupId, usize>, group| counts.get(group).copied().unwrap_or(0);
+    let claims = weights.iter().map(|(group, &weight)| {
+        let held = count(&targets, group);
+        Claim { group: *group, weight, dealt: 0, held, claimed: held + count(&origins, group) }
+    });
+    let mut claims: BinaryHeap<Claim> = claims.collect();
+    for _ in held {
+        let Some(mut best) = claims.peek_mut() else { break };
+        best.dealt += 1;
     }
-    order.sort_unstable();
-    let left = held.len() - quotas.values().sum::<usize>();
-    for (_, _, _, group) in &order[..left] {
-        if let Some(quota) = quotas.get_mut(group) {
-            *quota += 1;
-        }
+    claims.into_iter().map(|claim| (claim.group, claim.dealt)).collect()
+}
+
+/// A group's claim to the next shard that is dealt; the greatest gets it.
+#[derive(Debug, PartialEq, Eq)]
+struct Claim {
+    group: GroupId,
+    weight: u32,
+    /// What it was dealt so far.
+    dealt: usize,
+    /// How many shards it has.
+    held: usize,
+    /// The same with those that have lost their group and were its own before.
+    claimed: usize,
+}
+
+impl Ord for Claim {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // By weight / (2 · dealt + 1); among equals whoever has the shard already, then whose it was.
+        let share = |one: &Self, than: &Self| u128::from(one.weight) * (2 * than.dealt as u128 + 1);
+        let rest = |one: &Self| (one.held > one.dealt, one.claimed > one.dealt, Reverse(one.group));
+        share(self, other).cmp(&share(other, self)).then_with(|| rest(self).cmp(&rest(other)))
     }
-    quotas
+}
+
+impl PartialOrd for Claim {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// The groups that the shards are to be in, in the order of `held`. Empty `weights` leave everything where it
