@@ -53,8 +53,9 @@ pub struct MoveArgs {
     /// How many times the shard moves.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     moves: u32,
-    /// How long to measure without a move, before the first, in seconds.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    /// How long to measure without a move, before the first, in seconds: about as long as a move takes, so that it
+    /// meets what a move meets.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     rest_seconds: u64,
     /// How long one move may take before this gives up, in seconds.
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -88,6 +89,9 @@ struct Seen {
     written: VecDeque<Instant>,
     /// The longest time in which no write of the moving shard was acknowledged.
     longest_gap: Duration,
+    /// The longest by which the machine kept a thread waiting that asks for nothing but the time: what it holds up
+    /// there it holds up everywhere.
+    held_up: Duration,
 }
 
 impl Seen {
@@ -98,6 +102,7 @@ impl Seen {
             others: Histogram::new(3)?,
             written: VecDeque::from([Instant::now()]),
             longest_gap: Duration::ZERO,
+            held_up: Duration::ZERO,
         })
     }
 
@@ -202,14 +207,32 @@ pub async fn run(nodes: &[String], args: &MoveArgs) -> Result<()> {
             false => users.spawn(user.read_others()),
         };
     }
-    drop(current);
+    let watched = tokio::task::spawn_blocking(move || watch_clock(&current));
     let measured = tokio::select! {
         measured = measure(&http, nodes, shard, args, &stretches) => measured,
         // They go on until they are told to end; whoever ends now has failed.
         Some(ended) = users.join_next() => ended?.and_then(|()| bail!("a client has ended too soon")),
     };
     users.shutdown().await;
+    drop(stretches);
+    watched.await?;
     measured
+}
+
+/// Looks at the clock every millisecond, until there are no stretches any more.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is measured is a thread of its own, not a task among others"
+)]
+fn watch_clock(current: &watch::Receiver<Stretch>) {
+    const EVERY: Duration = Duration::from_millis(1);
+    while current.has_changed().is_ok() {
+        let began = Instant::now();
+        std::thread::sleep(EVERY);
+        let stretch = current.borrow().clone();
+        let mut seen = lock(&stretch);
+        seen.held_up = seen.held_up.max(began.elapsed().saturating_sub(EVERY));
+    }
 }
 
 async fn measure(
@@ -235,8 +258,8 @@ async fn measure(
         args.clients,
         args.others
     ))?;
-    say("                                             longest ms       ms between writes   pause")?;
-    say("move      from   to  seconds  writes/s    write     read    longest  at switch      ms")?;
+    say("                                             longest ms       ms between writes   pause  held up")?;
+    say("move      from   to  seconds  writes/s    write     read    longest  at switch      ms       ms")?;
     let mut pauses = Histogram::<u64>::new(3)?;
     let (mut gaps, mut gaps_at_switches) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
     let (mut writes, mut others) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
@@ -264,7 +287,7 @@ async fn measure(
             writes.add(&seen.writes)?;
             others.add(&seen.others)?;
             format!(
-                "{number:<8}  {:>4}  {:>3}  {:>7.2}  {:>8.0}  {:>7.1}  {:>7.1}  {:>9.1}  {:>9.1}  {:>6.1}",
+                "{number:<8}  {:>4}  {:>3}  {:>7.2}  {:>8.0}  {:>7.1}  {:>7.1}  {:>9.1}  {:>9.1}  {:>6.1}  {:>7.1}",
                 format!("g{}", at.owner),
                 format!("g{to}"),
                 took.as_secs_f64(),
@@ -274,6 +297,7 @@ async fn measure(
                 seen.longest_gap.as_secs_f64() * 1e3,
                 gap.as_secs_f64() * 1e3,
                 pause.as_secs_f64() * 1e3,
+                seen.held_up.as_secs_f64() * 1e3,
             )
         };
         say(&row)?;
@@ -285,8 +309,11 @@ async fn measure(
     say(&quantiles("pause: asked to freeze until served", &pauses)?)?;
     say(&quantiles("gap between writes at the switch", &gaps_at_switches)?)?;
     say(&quantiles("longest gap between writes of a move", &gaps)?)?;
-    let gap = rest.longest_gap.as_secs_f64() * 1e3;
-    say(&format!("longest gap between writes at rest, in {} s: {gap:.1} ms", args.rest_seconds))?;
+    let (gap, held_up) = (rest.longest_gap.as_secs_f64() * 1e3, rest.held_up.as_secs_f64() * 1e3);
+    say(&format!(
+        "longest gap between writes at rest, in {} s: {gap:.1} ms, held up for {held_up:.1} ms at most",
+        args.rest_seconds
+    ))?;
     say(&quantiles("writes at rest", &rest.writes)?)?;
     say(&quantiles("writes during moves", &writes)?)?;
     say(&quantiles("reads of other shards at rest", &rest.others)?)?;

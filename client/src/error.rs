@@ -24,7 +24,8 @@ pub enum Error {
         /// For people.
         message: String,
     },
-    /// Try again, now or later: nobody carried the request out, and nobody will.
+    /// Try again, now or later: nobody carried the request out, and nobody will, as long as nothing on the way
+    /// delivers a request once more after its answer. TCP does not, and a proxy must not.
     #[error("not carried out after {attempts} attempts, last: {last}")]
     Unavailable {
         /// How often it was sent.

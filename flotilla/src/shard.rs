@@ -62,7 +62,7 @@ pub(crate) enum Command {
         /// The most moves at once
         #[arg(long, value_name = "COUNT")]
         moves_max: u32,
-        /// The most bytes a second that all copies together may take of one node; without this option there is no limit (a cluster begins with 16 MiB a second)
+        /// The most bytes a second that all copies together may take of one node; without this option there is no limit (a cluster begins with 8 MiB a second)
         #[arg(long, value_name = "BYTES")]
         copy_bytes_per_second: Option<u64>,
     },

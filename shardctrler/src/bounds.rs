@@ -49,8 +49,8 @@ pub const MOVES_PER_SIDE_MAX: u32 = 2;
 pub const MOVES_DEFAULT: u32 = 4;
 
 /// What all copies together take, in bytes a second, unless set otherwise: it leaves those who use the shards
-/// what they need (`docs/decisions/2026-11-22-copies-take-16-mib-a-second.md`).
-pub const COPY_BYTES_PER_SECOND_DEFAULT: u64 = 16 << 20;
+/// what they need (`docs/decisions/2026-11-22-copies-take-8-mib-a-second.md`).
+pub const COPY_BYTES_PER_SECOND_DEFAULT: u64 = 8 << 20;
 
 /// How long a node may be silent before it counts as dead, unless set otherwise, in milliseconds.
 pub const DEAD_AFTER_DEFAULT_MS: u64 = 60_000;

@@ -203,7 +203,7 @@ fn golden_copy() {
     let golden: &[&[u8]] = &[
         b"\x01\x03", // version, epoch
         b"\x01\x02\x01\x03\x01\x01\x01p\x01h\x01z\x04\x05", // birth: shards, groups, replicas, nodes
-        b"\x00\x01\xfc\x00\x00\x00\x01\x04\x03\xfb\x60\xea", // settings: 16 MiB a second, 60,000 ms
+        b"\x00\x01\xfc\x00\x00\x80\x00\x04\x03\xfb\x60\xea", // settings: 8 MiB a second, 60,000 ms
         b"\x01\x01\x01p\x01h\x01z\x04\x05\x00\x00\x01\x00", // nodes: draining, dead, since, lost disks
         b"\x02", // groups
         b"\x01\x00\x01\x01\x01\x05\x01\x01\x05", // the first: state, weight, first members, replicas

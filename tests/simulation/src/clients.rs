@@ -35,6 +35,26 @@ const HEAVY_PAUSE: Duration = Duration::from_millis(400);
 const BURST_PROBABILITY: f64 = 0.02;
 const BURST: std::ops::Range<u32> = 5..40;
 
+/// A client, and the network that it has.
+#[derive(Clone, Debug)]
+pub struct Connected {
+    client: Client,
+    http: Http,
+}
+
+impl Connected {
+    /// What is known of a call that began when so many requests had been delivered once more: where others were since,
+    /// one that was refused may have been carried out after all. TCP does no such thing, and HTTP's proxies must not.
+    fn since(&self, repeated: u64, answer: Result<Answer, Error>) -> Result<Answer, Error> {
+        match answer {
+            Err(Error::Unavailable { attempts, last }) if self.http.repeated() > repeated => {
+                Err(Error::Indeterminate { attempts, last })
+            }
+            known => known,
+        }
+    }
+}
+
 /// What callers share.
 pub struct Workload {
     fleet: Arc<Fleet>,
@@ -78,14 +98,14 @@ impl Workload {
     }
 
     /// A client, connected; it tries until it is.
-    pub async fn connect(&self, number: u64, http: Http) -> Client {
+    pub async fn connect(&self, number: u64, http: Http) -> Connected {
         let seeds = self.fleet.nodes().into_iter().map(http_address);
         let seed = Some(seed_of(self.fleet.plan.seed, Stream::Clients, number << 16));
         let config = Config { seeds: seeds.collect(), deadline: DEADLINE, seed, ..Config::default() };
         loop {
             let builder = Client::builder().config(config.clone()).transport(Arc::new(http.clone()));
             match builder.connect().await {
-                Ok(client) => return client,
+                Ok(client) => return Connected { client, http },
                 Err(error) => {
                     self.fleet.trace.note(format_args!("c{number} is not connected: {error}"));
                     sleep(Duration::from_millis(100)).await;
@@ -95,7 +115,7 @@ impl Workload {
     }
 
     /// Calls, one after the other, until told to end.
-    pub async fn call_on(self: Arc<Self>, client: Client, number: u64, caller: u64) {
+    pub async fn call_on(self: Arc<Self>, client: Connected, number: u64, caller: u64) {
         let mut rng = StdRng::seed_from_u64(seed_of(
             self.fleet.plan.seed,
             Stream::Clients,
@@ -153,26 +173,28 @@ impl Workload {
     }
 
     /// Asks for several things at once; each is a process of its own, for they are at work at the same time.
-    async fn batch(&self, client: &Client, operations: Vec<Operation>) {
+    async fn batch(&self, client: &Connected, operations: Vec<Operation>) {
         let calls: Vec<(u64, Operation)> =
             operations.into_iter().map(|operation| (self.process(), operation)).collect();
         let tickets: Vec<Ticket> =
             calls.iter().map(|(process, operation)| self.begin(*process, operation)).collect();
         let asked = calls.iter().filter_map(|(_, operation)| part(operation));
-        let answers = client.batch(asked).await;
+        let repeated = client.http.repeated();
+        let answers = client.client.batch(asked).await;
         for (((process, operation), ticket), answer) in calls.iter().zip(tickets).zip(answers) {
-            self.end_call(*process, operation, ticket, answered(answer), &mut 0);
+            let answer = client.since(repeated, answered(answer));
+            self.end_call(*process, operation, ticket, answer, &mut 0);
         }
     }
 
     /// Lists keys, a few on each page.
-    async fn scan(&self, client: &Client, rng: &mut StdRng) {
+    async fn scan(&self, client: &Connected, rng: &mut StdRng) {
         let process = self.process();
         let prefix = if rng.random_bool(0.5) { PREFIX } else { HEAVY_PREFIX };
         let operation = Operation::scan(prefix);
         let range = Range { page_records: rng.random_range(1..=8), ..Range::prefix(prefix) };
         let ticket = self.begin(process, &operation);
-        let mut pages = client.scan(range);
+        let mut pages = client.client.scan(range);
         let listed = async {
             let mut items = Vec::new();
             while let Some(page) = pages.next_page().await? {
@@ -190,7 +212,7 @@ impl Workload {
 
     /// Makes the shard of the heavy keys heavy, where the plan wants that, so that its copies take a while: by
     /// writing values that nobody looks at, over and over.
-    pub async fn weigh_down(self: Arc<Self>, client: Client) {
+    pub async fn weigh_down(self: Arc<Self>, client: Connected) {
         let values = self.fleet.plan.heavy_values;
         for number in (0..values).cycle() {
             if self.has_ended() {
@@ -199,7 +221,7 @@ impl Workload {
             // Last in its shard: what is changed there most is what a copy has passed.
             let key = format!("{{heavy}}/z{number}");
             let value = vec![u8::try_from(number).unwrap_or(0); HEAVY_VALUE_BYTES];
-            if let Err(error) = client.put(key, value).await {
+            if let Err(error) = client.client.put(key, value).await {
                 self.fleet.trace.note(format_args!("the heavy shard does not grow: {error}"));
             }
             sleep(HEAVY_PAUSE).await;
@@ -207,7 +229,7 @@ impl Workload {
     }
 
     /// Reads every key once more.
-    pub async fn read_all(&self, client: &Client) -> bool {
+    pub async fn read_all(&self, client: &Connected) -> bool {
         let mut all = true;
         for place in 0..self.fleet.plan.keys {
             let mut seen = 0;
@@ -234,9 +256,10 @@ impl Workload {
     }
 
     /// Whether the outcome is known.
-    async fn call(&self, client: &Client, process: u64, operation: Operation, seen: &mut u64) -> bool {
+    async fn call(&self, client: &Connected, process: u64, operation: Operation, seen: &mut u64) -> bool {
         let ticket = self.begin(process, &operation);
-        let answer = ask(client, &operation).await;
+        let repeated = client.http.repeated();
+        let answer = client.since(repeated, ask(&client.client, &operation).await);
         self.end_call(process, &operation, ticket, answer, seen)
     }
 

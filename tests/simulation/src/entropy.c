@@ -1,13 +1,13 @@
 /* What the operating system would draw at random, drawn from a seed instead: a whole process that is
  * simulated has no chance in it. Rust's hash maps, and through them tokio's choice among those who wait,
  * ask for nothing else. The seed stands in the environment, for the first number is drawn before main is
- * told anything. */
+ * told anything. Each thread draws numbers of its own, so what runs in one is not changed by what another asks for. */
 
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/types.h>
 
-static uint64_t state;
+static _Thread_local uint64_t state;
 
 static uint64_t next(void) {
     if (state == 0) {

@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use raftstore::Network;
 use rand::RngExt;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -47,6 +48,8 @@ struct Inner {
     idle: Mutex<BTreeMap<String, Vec<Connection>>>,
     mishaps: SharedMishaps,
     violations: Violations,
+    /// How many requests were delivered once more, or are to be.
+    repeated: AtomicU64,
 }
 
 /// A request as it goes over the wire.
@@ -78,7 +81,14 @@ pub struct Reply {
 impl Http {
     /// A host's HTTP.
     pub fn new(network: Arc<dyn Network>, mishaps: SharedMishaps, violations: Violations) -> Self {
-        Self(Arc::new(Inner { network, idle: Mutex::default(), mishaps, violations }))
+        let (idle, repeated) = (Mutex::default(), AtomicU64::new(0));
+        Self(Arc::new(Inner { network, idle, mishaps, violations, repeated }))
+    }
+
+    /// How many requests were delivered once more, or are to be. One that was refused, and whose caller has given up,
+    /// is carried out where that happens: no client can know.
+    pub fn repeated(&self) -> u64 {
+        self.0.repeated.load(Ordering::Relaxed)
     }
 
     /// A run is shorter than any session's life: whoever says that one is over has lost it. Clients bear that,
@@ -146,6 +156,7 @@ impl Http {
         }
         let reply = self.exchange(message).await?;
         if happens(mishaps.repeated) {
+            self.0.repeated.fetch_add(1, Ordering::Relaxed);
             let (again, message) = (self.clone(), message.clone());
             let later = Duration::from_millis(raftstore::random().random_range(0..3_000));
             tokio::spawn(async move {

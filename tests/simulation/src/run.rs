@@ -33,13 +33,27 @@ const LOOK: Duration = Duration::from_millis(200);
 const STATES_SHOWN: usize = 3;
 const TOLD_CHARS: usize = 160;
 
+/// As much as the main thread of a program has.
+const STACK_BYTES: usize = 8 << 20;
+
 /// Runs a plan; prints every event where it is asked to.
 ///
+/// It has a thread of its own, whose hash maps order their keys by the seed alone: by how many others were made in a
+/// thread before, too, and one that logs makes some.
+///
 /// # Errors
-/// Where no runtime can be had.
+/// Where no thread or runtime can be had.
+///
+/// # Panics
+/// Where the simulation itself does; a panic in one of its tasks is theirs.
 pub fn run(plan: Plan, prints: bool) -> std::io::Result<Report> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    Ok(runtime.block_on(simulate(plan, prints)))
+    let run = move || {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+        Ok(runtime.block_on(simulate(plan, prints)))
+    };
+    let thread = std::thread::Builder::new().name("simulation".into()).stack_size(STACK_BYTES).spawn(run)?;
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 async fn simulate(plan: Plan, prints: bool) -> Report {
