@@ -1,6 +1,6 @@
 //! The simulator's command line: one seed, or many.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
 use raftstore::mutation::Mutation;
 use simulation::mutants::{self, Hunt, table};
@@ -75,7 +75,11 @@ fn run(cli: &Cli, seed: u64) -> anyhow::Result<bool> {
         let filter = tracing_subscriber::EnvFilter::try_new(filter).context("log")?;
         tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).init();
     }
-    let mutation = cli.mutation.as_ref().and_then(|Mutations(named)| named.first().copied());
+    let mutation = match cli.mutation.as_ref().map(|Mutations(named)| &named[..]) {
+        None => None,
+        Some([one]) => Some(*one),
+        Some(_) => bail!("--seed takes one mutation, not all"),
+    };
     let plan =
         Plan { lying_disks: cli.lying_disks, mutation, ..Plan::new(seed, Duration::from_secs(cli.seconds)) };
     let mut report = simulation::run::run(plan, cli.trace)?;
