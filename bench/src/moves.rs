@@ -276,18 +276,25 @@ async fn measure(
         let took = began.elapsed();
         // Not before the shard is written again.
         let switch = switch(http, nodes, shard, epoch).await?;
-        let gap = gap_at(&moving, &switch).await?;
+        let gap = match &switch {
+            Some(switch) => Some(gap_at(&moving, switch).await?),
+            None => None,
+        };
         begin()?;
         let row = {
             let seen = lock(&moving);
-            let pause = switch.served - switch.asked;
-            pauses.record(micros(pause)?)?;
+            let pause = switch.map(|switch| switch.served - switch.asked);
             gaps.record(micros(seen.longest_gap)?)?;
-            gaps_at_switches.record(micros(gap)?)?;
+            for (times, time) in [(&mut pauses, pause), (&mut gaps_at_switches, gap)] {
+                time.map(micros).transpose()?.map_or(Ok(()), |micros| times.record(micros))?;
+            }
+            let known = |time: Option<Duration>| {
+                time.map_or_else(|| "-".into(), |time| format!("{:.1}", time.as_secs_f64() * 1e3))
+            };
             writes.add(&seen.writes)?;
             others.add(&seen.others)?;
             format!(
-                "{number:<8}  {:>4}  {:>3}  {:>7.2}  {:>8.0}  {:>7.1}  {:>7.1}  {:>9.1}  {:>9.1}  {:>6.1}  {:>7.1}",
+                "{number:<8}  {:>4}  {:>3}  {:>7.2}  {:>8.0}  {:>7.1}  {:>7.1}  {:>9.1}  {:>9}  {:>6}  {:>7.1}",
                 format!("g{}", at.owner),
                 format!("g{to}"),
                 took.as_secs_f64(),
@@ -295,8 +302,8 @@ async fn measure(
                 millis(seen.writes.max()),
                 millis(seen.reads.max()),
                 seen.longest_gap.as_secs_f64() * 1e3,
-                gap.as_secs_f64() * 1e3,
-                pause.as_secs_f64() * 1e3,
+                known(gap),
+                known(pause),
                 seen.held_up.as_secs_f64() * 1e3,
             )
         };
@@ -502,8 +509,9 @@ async fn arrival(http: &reqwest::Client, node: &str, shard: u32, to: u64, epoch:
     Ok(())
 }
 
-/// When the move of a shard was decided that was asked for at `epoch` or later, as the node says that drove it.
-async fn switch(http: &reqwest::Client, nodes: &[String], shard: u32, epoch: u64) -> Result<Switch> {
+/// When the move of a shard was decided that was asked for at `epoch` or later, as the node says that drove it; `None`
+/// where none does, because its driver was followed by another.
+async fn switch(http: &reqwest::Client, nodes: &[String], shard: u32, epoch: u64) -> Result<Option<Switch>> {
     let looking = async {
         loop {
             for node in nodes {
@@ -518,8 +526,7 @@ async fn switch(http: &reqwest::Client, nodes: &[String], shard: u32, epoch: u64
             sleep(LOOK).await;
         }
     };
-    let looked = timeout(REMEMBERED / 2, looking).await;
-    looked.context("no node tells of the move's end: its driver was followed by another")?
+    timeout(REMEMBERED / 2, looking).await.ok().transpose()
 }
 
 /// How long the switch of a move took and how long ago it was, where a node's status tells.

@@ -28,6 +28,11 @@ const MEMBERSHIP: Duration = Duration::from_secs(60);
 /// How much later than planned a fault may end, for one that is to hit all nodes.
 const LATE: Duration = Duration::from_secs(2);
 
+/// How long after its disk works again a node may still end of an error that it met before: it gives itself two seconds
+/// to close. One that is ready after the first of these times has met none.
+const NOTICED: Duration = Duration::from_millis(500);
+const CLOSED: Duration = Duration::from_secs(5);
+
 /// How often a full disk is filled again, and a change of members looked at.
 const PACE: Duration = Duration::from_millis(200);
 
@@ -297,6 +302,14 @@ async fn disk(field: &Field, fault: &Fault) -> Result<bool> {
         sleep(PACE).await;
     }
     node.disk.heal()?;
+    let healed = Instant::now();
+    while ended.is_none() && kind != Kind::SlowDisk && healed.elapsed() < CLOSED {
+        sleep(PACE).await;
+        ended = node.process.ended()?;
+        if healed.elapsed() > NOTICED && field.admin.look(id, "/readyz").await.is_some() {
+            break;
+        }
+    }
     let Some(status) = ended else {
         field.say(&format!("{kind}: n{id} has gone on, and its disk works again"));
         return Ok(true);
