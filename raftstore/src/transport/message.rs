@@ -112,7 +112,7 @@ pub(crate) fn take_append(mut from: Bytes) -> Taken<(u64, AppendEntriesRequest)>
         entries.push(take_entry(from)?);
     }
     check_order(prev_log_id, &entries)?;
-    check_term("append", &vote, entries.last().map(|entry| entry.log_id).or(prev_log_id))?;
+    check_leader("append", &vote, entries.last().map(|entry| entry.log_id).or(prev_log_id))?;
     end(from, "append", (sequence, AppendEntriesRequest { vote, prev_log_id, entries, leader_commit }))
 }
 
@@ -132,8 +132,11 @@ fn check_order(before: Option<LogId>, entries: &[Entry]) -> Taken<()> {
     Ok(())
 }
 
-/// So is that no log holds anything of a later term than that of the one who leads with it.
-fn check_term(what: &'static str, vote: &Vote, last: Option<LogId>) -> Taken<()> {
+/// So is that whoever leads was elected, and that its log holds nothing of a later term than its own.
+fn check_leader(what: &'static str, vote: &Vote, last: Option<LogId>) -> Taken<()> {
+    if !vote.is_committed() {
+        return Err(Malformed { what, why: "nobody has elected the leader" });
+    }
     if last.is_some_and(|last| *last.committed_leader_id() > CommittedLeaderId::new(vote.leader_id().term)) {
         return Err(Malformed { what, why: "the log is of a later term than its leader" });
     }
@@ -146,7 +149,7 @@ pub(crate) fn put_heartbeat(into: &mut Vec<u8>, head: &AppendHead) {
 
 pub(crate) fn take_heartbeat(mut from: Bytes) -> Taken<AppendEntriesRequest> {
     let AppendHead { vote, prev_log_id, leader_commit } = AppendHead::take(&mut from)?;
-    check_term("heartbeat", &vote, prev_log_id)?;
+    check_leader("heartbeat", &vote, prev_log_id)?;
     end(&from, "heartbeat", AppendEntriesRequest { vote, prev_log_id, entries: Vec::new(), leader_commit })
 }
 
@@ -265,7 +268,7 @@ pub(crate) fn put_snapshot_begin(into: &mut Vec<u8>, vote: &Vote, meta: &Snapsho
 pub(crate) fn take_snapshot_begin(mut from: Bytes) -> Taken<(Vote, SnapshotMeta)> {
     let vote = take_vote(&mut from)?;
     let meta = take_snapshot_meta(&mut from)?;
-    check_term("snapshot begin", &vote, meta.last_log_id)?;
+    check_leader("snapshot begin", &vote, meta.last_log_id)?;
     if *meta.last_membership.log_id() > meta.last_log_id {
         return Err(Malformed { what: "snapshot begin", why: "its members are of after its end" });
     }

@@ -73,6 +73,13 @@ fn impossible_logs_are_refused() {
     assert!(beyond.len() < untouched.len(), "{beyond} is said where {untouched} would be");
 }
 
+/// A heartbeat of somebody whom nobody has elected is refused: openraft asserts that there is none. Found by the fuzzer.
+#[test]
+fn candidates_do_not_lead() {
+    let said = [4, 32, 0, 0, 71, 0, 0, 0, 0, 0, 91, 0, 0, 122, 0, 0, 33, 1, 0, 0, 0, 0, 0, 0];
+    bounded(&said, wire::talk);
+}
+
 /// The disk as it was left starts, with all that was written.
 #[test]
 fn the_whole_disk_starts() {

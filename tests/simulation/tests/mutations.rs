@@ -82,24 +82,25 @@ fn lost_tails_are_noticed() {
 fn early_acknowledgements_are_noticed() {
     is_noticed(
         Mutation::AcknowledgeBeforeSync,
-        7,
+        1,
         &[Check::Start, Check::EvenReplicas, Check::Linearizability],
     );
 }
 
-/// A quorum that lacks one vote is noticed once a leader that committed so is replaced.
+/// A quorum that lacks one vote is noticed once a leader that committed so is replaced: what replicas hold differs, or
+/// the one that has applied what was lost follows nobody any more.
 #[test]
 #[ignore = "ten of these take minutes in a debug build: --include-ignored"]
 fn missing_votes_are_noticed() {
-    let checks = [Check::EvenReplicas, Check::Linearizability, Check::Panic, Check::Stop];
-    is_noticed_within(Mutation::CommitOneVoteTooFew, 4, 25, &checks);
+    let checks = [Check::EvenReplicas, Check::Linearizability, Check::Panic, Check::Stop, Check::Rest];
+    is_noticed_within(Mutation::CommitOneVoteTooFew, 1, 25, &checks);
 }
 
 /// Reads that a shard's former group answers are noticed by the clients' history.
 #[test]
 #[ignore = "ten of these take minutes in a debug build: --include-ignored"]
 fn reads_after_the_freeze_are_noticed() {
-    is_noticed(Mutation::ServeReadsAfterFreeze, 20, &[Check::Linearizability]);
+    is_noticed_within(Mutation::ServeReadsAfterFreeze, 8, 40, &[Check::Linearizability]);
 }
 
 /// A machine that is restored without what changed behind its copy is noticed beside any other replica.

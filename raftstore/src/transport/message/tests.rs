@@ -96,8 +96,9 @@ fn everything_comes_back() {
     }
 
     let meta = SnapshotMeta { last_log_id: Some(id(1, 2)), ..SnapshotMeta::default() };
-    let begin = bytes(|into| put_snapshot_begin(into, &Vote::new(1, 2), &meta));
-    assert_eq!(take_snapshot_begin(begin), Ok((Vote::new(1, 2), meta)));
+    let leader = Vote::new_committed(1, 2);
+    let begin = bytes(|into| put_snapshot_begin(into, &leader, &meta));
+    assert_eq!(take_snapshot_begin(begin), Ok((leader, meta)));
 }
 
 /// What openraft would trust, and what no leader says, is refused: entries that leave a gap or whose terms fall, and a
@@ -114,6 +115,10 @@ fn logs_out_of_order_are_refused() {
     assert_eq!(refused(|append| append.prev_log_id = Some(id(4, 6))), "the entries' terms fall");
     let later = "the log is of a later term than its leader";
     assert_eq!(refused(|append| append.entries[1].log_id = id(4, 8)), later);
+    let candidate = "nobody has elected the leader";
+    assert_eq!(refused(|append| append.vote = Vote::new(3, 1)), candidate);
+    let beat = AppendHead { vote: Vote::new(3, 1), ..AppendHead::of(&append()) };
+    assert_eq!(take_heartbeat(bytes(|into| put_heartbeat(into, &beat))).unwrap_err().why, candidate);
     let beat = AppendHead { vote: Vote::new_committed(1, 1), ..AppendHead::of(&append()) };
     assert_eq!(take_heartbeat(bytes(|into| put_heartbeat(into, &beat))).unwrap_err().why, later);
 }
@@ -121,16 +126,18 @@ fn logs_out_of_order_are_refused() {
 /// So is a snapshot that its leader cannot have.
 #[test]
 fn impossible_snapshots_are_refused() {
-    let refused = |term: u64, members: LogId| {
+    let refused = |vote: Vote, members: LogId| {
         let last_membership = StoredMembership::new(Some(members), Membership::default());
         let meta = SnapshotMeta { last_log_id: Some(id(3, 7)), last_membership };
-        take_snapshot_begin(bytes(|into| put_snapshot_begin(into, &Vote::new(term, 1), &meta)))
-            .err()
-            .map(|e| e.why)
+        take_snapshot_begin(bytes(|into| put_snapshot_begin(into, &vote, &meta))).err().map(|e| e.why)
     };
-    assert_eq!(refused(3, id(3, 7)), None);
-    assert_eq!(refused(2, id(2, 1)), Some("the log is of a later term than its leader"));
-    assert_eq!(refused(3, id(3, 8)), Some("its members are of after its end"));
+    assert_eq!(refused(Vote::new_committed(3, 1), id(3, 7)), None);
+    assert_eq!(refused(Vote::new(3, 1), id(3, 7)), Some("nobody has elected the leader"));
+    assert_eq!(
+        refused(Vote::new_committed(2, 1), id(2, 1)),
+        Some("the log is of a later term than its leader")
+    );
+    assert_eq!(refused(Vote::new_committed(3, 1), id(3, 8)), Some("its members are of after its end"));
 }
 
 /// A count of entries that are not there reserves nothing to speak of.
