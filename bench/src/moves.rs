@@ -289,7 +289,7 @@ async fn measure(
                 time.map(micros).transpose()?.map_or(Ok(()), |micros| times.record(micros))?;
             }
             let known = |time: Option<Duration>| {
-                time.map_or_else(|| "-".into(), |time| format!("{:.1}", time.as_secs_f64() * 1e3))
+                time.map_or_else(|| "-".into(), |time| format!("{:.1}", in_millis(time)))
             };
             writes.add(&seen.writes)?;
             others.add(&seen.others)?;
@@ -301,10 +301,10 @@ async fn measure(
                 seen.writes.len() as f64 / took.as_secs_f64(),
                 millis(seen.writes.max()),
                 millis(seen.reads.max()),
-                seen.longest_gap.as_secs_f64() * 1e3,
+                in_millis(seen.longest_gap),
                 known(gap),
                 known(pause),
-                seen.held_up.as_secs_f64() * 1e3,
+                in_millis(seen.held_up),
             )
         };
         say(&row)?;
@@ -316,7 +316,7 @@ async fn measure(
     say(&quantiles("pause: asked to freeze until served", &pauses)?)?;
     say(&quantiles("gap between writes at the switch", &gaps_at_switches)?)?;
     say(&quantiles("longest gap between writes of a move", &gaps)?)?;
-    let (gap, held_up) = (rest.longest_gap.as_secs_f64() * 1e3, rest.held_up.as_secs_f64() * 1e3);
+    let (gap, held_up) = (in_millis(rest.longest_gap), in_millis(rest.held_up));
     say(&format!(
         "longest gap between writes at rest, in {} s: {gap:.1} ms, held up for {held_up:.1} ms at most",
         args.rest_seconds
@@ -334,6 +334,10 @@ async fn measure(
 
 fn micros(time: Duration) -> Result<u64> {
     Ok(u64::try_from(time.as_micros())?)
+}
+
+fn in_millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 fn millis(micros: u64) -> f64 {

@@ -22,6 +22,6 @@ pub use cluster::{Cluster, Shape};
 pub use dice::Dice;
 pub use http::http;
 pub use node::{Node, Program, Run, run};
-pub use operator::Place;
+pub use operator::{Place, owner_and_target};
 pub use ports::Ports;
 pub use wait::{PATIENCE, eventually};

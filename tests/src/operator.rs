@@ -110,13 +110,17 @@ pub struct Place {
 }
 
 impl Place {
-    /// Where a shard is by a map, as JSON; `None` where the map does not know it. Maps of the past list no moves.
-    pub fn of(shard: u64, map: &Value) -> Option<Self> {
-        let runs = map["shard_runs"].as_array()?;
-        let within = |run: &&Value| run[0].as_u64() <= Some(shard) && Some(shard) <= run[1].as_u64();
-        let run = runs.iter().find(within)?;
-        let moves =
-            map["moves"].as_array().is_some_and(|moves| moves.iter().any(|moving| moving["shard"] == shard));
-        Some(Self { owner: run[2].as_u64()?, target: run[3].as_u64()?, moves })
+    fn of(shard: u64, map: &Value) -> Option<Self> {
+        let (owner, target) = owner_and_target(shard, map)?;
+        let moves = map["moves"].as_array()?.iter().any(|moving| moving["shard"] == shard);
+        Some(Self { owner, target, moves })
     }
+}
+
+/// The group that serves a shard and the one that is to, by a map, as JSON, of now or of the past; `None` where the map
+/// does not know the shard.
+pub fn owner_and_target(shard: u64, map: &Value) -> Option<(u64, u64)> {
+    let runs = map["shard_runs"].as_array()?;
+    let run = runs.iter().find(|run| run[0].as_u64() <= Some(shard) && Some(shard) <= run[1].as_u64())?;
+    Some((run[2].as_u64()?, run[3].as_u64()?))
 }

@@ -32,7 +32,6 @@ pub fn quotas(held: &[Held], weights: &BTreeMap<GroupId, u32>) -> BTreeMap<Group
     let targets = counts(held.iter().map(|held| held.target));
     let homeless = held.iter().filter(|held| !weights.contains_key(&held.target));
     let origins = counts(homeless.map(|held| held.origin));
-    let count = |counts: &BTreeMap<GroupId, usize>, group| counts.get(group).copied().unwrap_or(0);
     let claims = weights.iter().map(|(group, &weight)| {
         let held = count(&targets, group);
         Claim { group: *group, weight, dealt: 0, held, claimed: held + count(&origins, group) }
@@ -82,8 +81,7 @@ pub fn assign(held: &[Held], weights: &BTreeMap<GroupId, u32>) -> Vec<GroupId> {
         return targets;
     }
     let counts = counts(targets.iter().copied());
-    let count = |group: &GroupId| counts.get(group).copied().unwrap_or(0);
-    let room = quotas.iter().map(|(&group, &quota)| (group, quota.saturating_sub(count(&group))));
+    let room = quotas.iter().map(|(&group, &quota)| (group, quota.saturating_sub(count(&counts, &group))));
     let mut room = Room(room.filter(|(_, more)| *more > 0).collect());
 
     let mut movers = Vec::new();
@@ -142,6 +140,10 @@ fn counts(groups: impl Iterator<Item = GroupId>) -> BTreeMap<GroupId, usize> {
     let mut counts = BTreeMap::new();
     groups.for_each(|group| *counts.entry(group).or_default() += 1);
     counts
+}
+
+fn count(counts: &BTreeMap<GroupId, usize>, group: &GroupId) -> usize {
+    counts.get(group).copied().unwrap_or(0)
 }
 
 /// What it costs to send a shard away from its target: nothing where its data is at a group with room, or is

@@ -1,7 +1,7 @@
 //! Groups and shards as operators change them, with the binary's own commands, while the cluster is used.
 
 use serde_json::Value;
-use tests::{Cluster, Place, Run, Shape, run};
+use tests::{Cluster, Run, Shape, owner_and_target, run};
 
 /// The list that Debian's package `wamerican` installs: about a hundred thousand lines, no two alike.
 const WORDS: &str = "/usr/share/dict/words";
@@ -90,12 +90,12 @@ async fn planned_and_added(nodes: &str) -> (Value, Value) {
     panic!("the map changes with every plan");
 }
 
-fn place(map: &Value, shard: u64) -> Place {
-    Place::of(shard, map).expect("every shard is on the map")
+fn owner(map: &Value, shard: u64) -> u64 {
+    owner_and_target(shard, map).expect("every shard is on the map").0
 }
 
-fn owner(map: &Value, shard: u64) -> u64 {
-    place(map, shard).owner
+fn target(map: &Value, shard: u64) -> u64 {
+    owner_and_target(shard, map).expect("every shard is on the map").1
 }
 
 /// What cannot be is refused with the reason and 1, a wrong command line with 2, and the map is what it was.
@@ -150,7 +150,7 @@ async fn moves_are_directed() {
         (&map["settings"]["moves_max"], &map["settings"]["copy_bytes_per_second"]),
         (&3.into(), &1_000_000.into())
     );
-    assert!(place(&map, 7).target == to && map["moves"] == serde_json::json!([]), "it waits: {map}");
+    assert!(target(&map, 7) == to && map["moves"] == serde_json::json!([]), "it waits: {map}");
     done(&nodes, &["shard", "resume"]).await;
     settle(&nodes).await;
     assert_eq!(owner(&done(&nodes, &["shard", "map"]).await, 7), to);
