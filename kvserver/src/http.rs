@@ -36,5 +36,6 @@ mod server;
 mod target;
 mod traffic;
 
+pub(crate) use config::TIMEOUT_MAX;
 pub use config::{Config, ConfigError};
 pub use server::{BindError, Drained, Server};

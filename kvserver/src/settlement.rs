@@ -50,6 +50,13 @@ impl Stamped {
             Self::Keyed(stamp) => Some(*stamp),
         }
     }
+
+    /// The machine has answered: it knows the session.
+    fn confirm(&self) {
+        if let Self::Own(_, ticket) = self {
+            ticket.confirm();
+        }
+    }
 }
 
 /// One operation of a call, on its way to a final answer.
@@ -237,7 +244,10 @@ impl<'a> Settlement<'a> {
     /// Takes an answer that will not change; gives back what is to be sent again.
     fn judge(&mut self, mut open: Pending, encoded: &Encoded, last: bool) -> Option<Pending> {
         let answer = match encoded.answer() {
-            Ok(reply) => self.bounded(Reply::sharing(encoded.bytes(), &reply)),
+            Ok(reply) => {
+                open.stamped.confirm();
+                self.bounded(Reply::sharing(encoded.bytes(), &reply))
+            }
             Err(error) => match self.verdict(&mut open, error) {
                 Verdict::Again(_) if !last => return Some(open),
                 Verdict::Again(error) | Verdict::Final(error) => Err(error),
@@ -255,6 +265,7 @@ impl<'a> Settlement<'a> {
             // Only the machine says these, and says of this stamp what it said the first time: whatever became of
             // earlier attempts, this is what the write came to.
             Code::NotFound | Code::VersionMismatch { .. } if error.outcome == Outcome::None => {
+                open.stamped.confirm();
                 Verdict::Final(error)
             }
             Code::SessionExpired if !is_read => self.renew(open),

@@ -1,22 +1,39 @@
 //! The front end's own sessions: what makes a curl request that the front end sends again take effect once.
 //!
 //! One session for each shard, counted from 1. A sequence is open from its stamp until its ticket is dropped;
-//! once closed it is never sent again, and machines refuse it when a late copy arrives. A session that a
-//! machine no longer knows is replaced by a new one.
+//! once closed it is never sent again, and machines refuse it when a late copy arrives.
+//!
+//! Only a stamp whose lowest open sequence is 1 makes a session with a machine; it knows one for certain when
+//! it has answered a stamp of it. A session is therefore replaced by a new one as soon as it has closed a
+//! sequence without such an answer, when it has not had one for [`IDLE_MAX`], and when a machine says that it
+//! has forgotten it. What is open in it by then goes on under its stamps.
 //!
 //! While too many sequences are open, whoever wants another waits for a turn. Turns come in the order in
 //! which they were asked for, one sequence each, and nobody overtakes who waits: a call of many writes takes
 //! turns with others.
 
+use crate::http::TIMEOUT_MAX;
+use crate::machine::bounds::SESSION_IDLE_MIN_MS;
 use proto::{ClientId, Sequence, ShardId, Stamp};
 use raftstore::random;
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// How far a session's newest sequence may run ahead of its lowest open one; half of what machines accept.
 const WINDOW: usize = 512;
+
+/// A session in which no machine has answered for so long is replaced. The last write under it ends within
+/// [`TIMEOUT_MAX`], before a machine, even under pressure, forgets the session.
+const IDLE_MAX: Duration = Duration::from_secs(4 * 60);
+
+const _: () = assert!(
+    IDLE_MAX.as_millis() + TIMEOUT_MAX.as_millis() < SESSION_IDLE_MIN_MS as u128,
+    "no write may be sent, nor a session be continued, when a machine may have forgotten it"
+);
 
 /// The sessions of one front end.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +48,8 @@ struct Session {
     next: u64,
     /// Sequences handed out whose tickets live.
     open: BTreeSet<u64>,
+    /// The latest opening of a sequence that a machine has answered: it has heard of the session then or later.
+    confirmed: Option<Instant>,
     /// `lowest_open + WINDOW - next` permits, turns that came and were not yet taken among them. tokio gives
     /// them to waiters in their order, and leaves none to others while somebody waits. Closed when the
     /// session is replaced.
@@ -40,7 +59,18 @@ struct Session {
 impl Session {
     fn new() -> Self {
         let client = ClientId(u128::from(random().next_u64()) << 64 | u128::from(random().next_u64()));
-        Self { client, next: 1, open: BTreeSet::new(), window: Arc::new(Semaphore::new(WINDOW)) }
+        Self {
+            client,
+            next: 1,
+            open: BTreeSet::new(),
+            confirmed: None,
+            window: Arc::new(Semaphore::new(WINDOW)),
+        }
+    }
+
+    /// Whether a machine takes the next stamp: it makes the session, or the machine has heard of that lately.
+    fn would_be_known(&self) -> bool {
+        self.lowest_open() == 1 || self.confirmed.is_some_and(|at| at.elapsed() < IDLE_MAX)
     }
 
     fn begin(&mut self, turn: OwnedSemaphorePermit) -> Stamp {
@@ -57,6 +87,12 @@ impl Session {
         self.open.remove(&sequence.0);
         let moved = usize::try_from(self.lowest_open() - before).expect("the window is at most WINDOW long");
         self.window.add_permits(moved);
+    }
+
+    /// Makes this a new session; who waits for a turn with the old one waits in the new one's queue.
+    fn replace(&mut self) {
+        self.window.close();
+        *self = Self::new();
     }
 
     fn lowest_open(&self) -> u64 {
@@ -77,17 +113,18 @@ pub(crate) struct Ticket {
     sessions: Arc<Mutex<BTreeMap<ShardId, Session>>>,
     shard: ShardId,
     stamp: Stamp,
+    opened_at: Instant,
 }
 
 impl Stamps {
     /// Opens the next sequence with `shard`; `None` while too many are open, or others wait for their turn.
     pub(crate) fn open(&self, shard: ShardId) -> Option<Ticket> {
         let mut sessions = lock(&self.sessions);
-        let session = sessions.entry(shard).or_insert_with(Session::new);
+        let session = continuing(&mut sessions, shard);
         let turn = session.window.clone().try_acquire_owned().ok()?;
         let stamp = session.begin(turn);
         drop(sessions);
-        Some(Ticket { sessions: self.sessions.clone(), shard, stamp })
+        Some(self.ticket(shard, stamp))
     }
 
     /// Waits for a turn with `shard`, behind all who wait since before the first poll.
@@ -95,7 +132,7 @@ impl Stamps {
         loop {
             let (client, window) = {
                 let mut sessions = lock(&self.sessions);
-                let session = sessions.entry(shard).or_insert_with(Session::new);
+                let session = continuing(&mut sessions, shard);
                 (session.client, session.window.clone())
             };
             // An error says that the session was replaced: the new one has a queue of its own.
@@ -108,20 +145,33 @@ impl Stamps {
     /// Opens the sequence that `turn` is for; `None` where its session was replaced meanwhile.
     pub(crate) fn take(&self, shard: ShardId, turn: Turn) -> Option<Ticket> {
         let mut sessions = lock(&self.sessions);
-        let session = sessions.get_mut(&shard).filter(|session| session.client == turn.client)?;
+        let session =
+            Some(continuing(&mut sessions, shard)).filter(|session| session.client == turn.client)?;
         let stamp = session.begin(turn.permit);
         drop(sessions);
-        Some(Ticket { sessions: self.sessions.clone(), shard, stamp })
+        Some(self.ticket(shard, stamp))
+    }
+
+    fn ticket(&self, shard: ShardId, stamp: Stamp) -> Ticket {
+        Ticket { sessions: self.sessions.clone(), shard, stamp, opened_at: Instant::now() }
     }
 
     /// Puts a new session in the place of the one that `stamp` belongs to: a machine has forgotten it.
     pub(crate) fn replace(&self, shard: ShardId, stamp: Stamp) {
         let mut sessions = lock(&self.sessions);
         if let Some(session) = sessions.get_mut(&shard).filter(|session| session.client == stamp.client) {
-            session.window.close();
-            *session = Session::new();
+            session.replace();
         }
     }
+}
+
+/// The session that takes the next stamps.
+fn continuing(sessions: &mut BTreeMap<ShardId, Session>, shard: ShardId) -> &mut Session {
+    let session = sessions.entry(shard).or_insert_with(Session::new);
+    if !session.would_be_known() {
+        session.replace();
+    }
+    session
 }
 
 impl Ticket {
@@ -129,15 +179,25 @@ impl Ticket {
     pub(crate) fn stamp(&self) -> Stamp {
         self.stamp
     }
+
+    /// A machine has answered the stamp: it knows the session.
+    pub(crate) fn confirm(&self) {
+        let mut sessions = lock(&self.sessions);
+        if let Some(session) = self.session(&mut sessions) {
+            session.confirmed = session.confirmed.max(Some(self.opened_at));
+        }
+    }
+
+    /// The session that it belongs to; a replaced session's sequences are nobody's any more.
+    fn session<'a>(&self, sessions: &'a mut BTreeMap<ShardId, Session>) -> Option<&'a mut Session> {
+        sessions.get_mut(&self.shard).filter(|session| session.client == self.stamp.client)
+    }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut sessions = lock(&self.sessions);
-        // A replaced session's sequences are nobody's any more.
-        if let Some(session) =
-            sessions.get_mut(&self.shard).filter(|session| session.client == self.stamp.client)
-        {
+        if let Some(session) = self.session(&mut sessions) {
             session.end(self.stamp.sequence);
         }
     }
@@ -160,6 +220,7 @@ mod tests {
         let open = || stamps.open(ShardId(1)).unwrap();
         let (first, second) = (open(), open());
         assert_eq!((first.stamp().sequence.0, second.stamp().lowest_open.0), (1, 1));
+        second.confirm();
         drop(second);
         assert_eq!(open().stamp().lowest_open.0, 1);
         drop(first);
@@ -181,6 +242,7 @@ mod tests {
     fn the_window_is_bounded() {
         let stamps = Stamps::default();
         let mut tickets: Vec<_> = (0..WINDOW).map(|_| stamps.open(ShardId(1)).unwrap()).collect();
+        tickets[1].confirm();
         assert!(stamps.open(ShardId(1)).is_none());
         tickets.remove(1);
         assert!(stamps.open(ShardId(1)).is_none());
@@ -198,6 +260,7 @@ mod tests {
         for turn in &mut turns {
             assert!(poll!(turn).is_pending());
         }
+        open[0].confirm();
         let [first, mut second, third, mut fourth] = turns.try_into().ok().unwrap();
         open.pop_front();
         assert!(stamps.open(ShardId(1)).is_none(), "who waits is not overtaken");
@@ -232,6 +295,44 @@ mod tests {
         let next = stamps.take(ShardId(1), waits.await).unwrap();
         assert_ne!(next.stamp().client, old.client);
         assert_eq!(next.stamp().sequence, Sequence(1));
+    }
+
+    /// A session that no machine has answered in is not continued once it has closed a sequence: its next stamp would
+    /// be refused. What is open in it stays as it is, and who waits for a turn with it gets one with the next.
+    #[tokio::test]
+    async fn an_unconfirmed_session_is_replaced() {
+        let stamps = Stamps::default();
+        let mut open: Vec<_> = std::iter::from_fn(|| stamps.open(ShardId(1))).collect();
+        let mut waits = Box::pin(stamps.turn(ShardId(1)));
+        assert!(poll!(&mut waits).is_pending());
+        let old = open.remove(0).stamp();
+        let turn = waits.await;
+        assert!(stamps.take(ShardId(1), turn).is_none());
+        let next = stamps.open(ShardId(1)).unwrap();
+        assert_ne!(next.stamp().client, old.client);
+        assert_eq!((next.stamp().sequence.0, next.stamp().lowest_open.0), (1, 1));
+        open[0].confirm();
+        drop(open);
+        assert_eq!(stamps.open(ShardId(1)).unwrap().stamp().client, next.stamp().client);
+    }
+
+    /// A session in which nobody has answered for long is replaced before machines forget it.
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_session_is_replaced() {
+        let stamps = Stamps::default();
+        let answered = || {
+            let ticket = stamps.open(ShardId(1)).unwrap();
+            ticket.confirm();
+            ticket.stamp()
+        };
+        let first = answered();
+        tokio::time::advance(IDLE_MAX - Duration::from_secs(1)).await;
+        let second = answered();
+        assert_eq!((second.client, second.sequence.0, second.lowest_open.0), (first.client, 2, 2));
+        tokio::time::advance(IDLE_MAX).await;
+        let third = answered();
+        assert_ne!(third.client, first.client);
+        assert_eq!((third.sequence.0, third.lowest_open.0), (1, 1));
     }
 
     /// A forgotten session is replaced once, however many of its writes hear of it.

@@ -15,6 +15,10 @@ const HEADER_BYTES_MAX: usize = 64 << 10;
 /// Room in a request's head for everything but the key.
 const HEADER_BYTES_BESIDE_KEY: usize = 4 << 10;
 
+/// The longest time to answer in that can be configured: half of the time for which machines remember a session
+/// even under pressure.
+pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(300);
+
 /// Limits and times of a front end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -37,7 +41,7 @@ pub struct Config {
     pub idle_timeout_ms: u64,
     /// The time to answer in for requests that do not say, in milliseconds (10,000).
     pub timeout_ms_default: u64,
-    /// The longest time to answer in that a request may ask for, in milliseconds (60,000).
+    /// The longest time to answer in that a request may ask for, in milliseconds (60,000; at most 300,000).
     pub timeout_ms_max: u64,
     /// The most operations in one JSON batch (1,000).
     pub batch_operations_max: usize,
@@ -105,7 +109,7 @@ impl Config {
             ("body_read_timeout_ms", self.body_read_timeout_ms, 1, 3_600_000),
             ("idle_timeout_ms", self.idle_timeout_ms, 1, 3_600_000),
             ("timeout_ms_default", self.timeout_ms_default, 1, self.timeout_ms_max),
-            ("timeout_ms_max", self.timeout_ms_max, 1, 600_000),
+            ("timeout_ms_max", self.timeout_ms_max, 1, TIMEOUT_MAX.as_millis() as u64),
             ("batch_operations_max", self.batch_operations_max as u64, 1, 1 << 20),
             ("answer_bytes_max", self.answer_bytes_max as u64, limits.value_bytes_max as u64, 32 << 20),
             ("page_bytes_max", u64::from(self.page_bytes_max), 1, 32 << 20),

@@ -188,6 +188,7 @@ async fn calls_take_turns() {
     let stamps = Stamps::default();
     let shard = proto::shard_of(b"k", 256);
     let mut full: VecDeque<Ticket> = std::iter::from_fn(|| stamps.open(shard)).collect();
+    full[0].confirm();
     let scripts = [(); 3].map(|()| Script::new([vec![written()]]));
     let calls = [3, 1, 1].map(|writes| call(vec![put("k"); writes]));
     let settle = |(script, call)| settle(script, &stamps, 256, call).boxed().fuse();
@@ -219,6 +220,7 @@ async fn a_turn_that_came_is_taken_first() {
     assert_ne!(a, b);
     let [mut full, _never_leaves] =
         [a, b].map(|shard| std::iter::from_fn(|| stamps.open(shard)).collect::<Vec<Ticket>>());
+    full[0].confirm();
     let call = call(keys.map(put).into());
     let (mut settlement, pending) = Settlement::begin(&stamps, 256, &call);
     let (ready, waiting) = settlement.stamped(pending);
@@ -247,6 +249,26 @@ async fn a_forgotten_session_is_renewed() {
     assert_eq!(clients[0], clients[1]);
     assert_ne!(clients[1], clients[2]);
     assert_eq!(clients[2], clients[3]);
+}
+
+/// After a write that no machine has answered, and after one that was refused before it came to a machine, the next
+/// one's stamp makes a session: no machine need know of another.
+#[tokio::test(start_paused = true)]
+async fn what_was_not_answered_makes_no_session() {
+    let stamps = Stamps::default();
+    let first_sent = async |answer: Wire<'static>| {
+        let script = Script::new([vec![answer]]);
+        settle(&script, &stamps, 256, &call(vec![put("k")])).await;
+        script.sent()[0][0].unwrap()
+    };
+    let begins = |stamp: Stamp| (stamp.sequence.0, stamp.lowest_open.0) == (1, 1);
+    let unanswered = first_sent(unknown(Code::Timeout)).await;
+    let refused = first_sent(none(Code::Overloaded)).await;
+    let answered = first_sent(written()).await;
+    assert!(begins(unanswered) && begins(refused) && begins(answered));
+    assert!(unanswered.client != refused.client && refused.client != answered.client);
+    let goes_on = first_sent(none(Code::NotFound)).await;
+    assert_eq!((goes_on.client, goes_on.sequence.0, goes_on.lowest_open.0), (answered.client, 2, 2));
 }
 
 /// Once an attempt may have taken effect, a forgotten session ends the call as unknown: a new stamp could make the

@@ -71,10 +71,9 @@ async fn miss_change() {
     let (keys, mut clerk, mut operator) = (keys(), cluster.clerk(), Operator::new(&cluster));
     write_all(&mut clerk, &keys).await;
     let mut joined = operator.join(2).await;
-    Map::settled(&cluster).await;
-    for missing in 0..3 {
-        // The first three groups fill the nodes one after another.
-        cluster.crash_all(&[1 + missing, 4 + missing, 7 + missing]);
+    for turn in 0..3 {
+        let missing = Map::at_home(&cluster).await.one_of_each_group(turn);
+        cluster.crash_all(&missing);
         append_all(&mut clerk, &keys).await;
         operator.leave(joined.remove(0)).await;
         append_all(&mut clerk, &keys).await;
@@ -82,7 +81,6 @@ async fn miss_change() {
         append_all(&mut clerk, &keys).await;
         cluster.boot_all().await;
         append_all(&mut clerk, &keys).await;
-        Map::settled(&cluster).await;
     }
     cluster.end().await;
 }

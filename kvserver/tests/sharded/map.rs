@@ -86,6 +86,17 @@ impl Map {
         }
     }
 
+    /// The map once, besides, every group's replicas are where they are to be and vote.
+    pub(crate) async fn at_home(cluster: &Cluster) -> Self {
+        eventually("all replicas are where they are to be", async || {
+            let map = Self::settled(cluster).await;
+            let is_home = |view: &Value| view["voters"] == view["replicas"] && view["learners"] == json!([]);
+            let all_home = map.all_groups().all(is_home);
+            all_home.then_some(map)
+        })
+        .await
+    }
+
     async fn if_settled(cluster: &Cluster) -> Option<Self> {
         let mut settled: Option<Self> = None;
         for door in cluster.connected() {
@@ -130,6 +141,34 @@ impl Map {
     /// Who serves a key.
     pub(crate) fn owner_of(&self, key: &str) -> u64 {
         self.owners()[proto::shard_of(key.as_bytes(), SHARDS).0 as usize]
+    }
+
+    /// The controller's group and the data groups.
+    fn all_groups(&self) -> impl Iterator<Item = &Value> {
+        std::iter::once(&self.0["controller"]).chain(self.0["groups"].as_array().unwrap())
+    }
+
+    /// Nodes of which hardly a group has none and no group has two; another choice of them at each of three turns.
+    pub(crate) fn one_of_each_group(&self, turn: usize) -> Vec<u64> {
+        let number = |id: &Value| id.as_u64().unwrap();
+        let members = |view: &Value| view["replicas"].as_array().unwrap().iter().map(number).collect();
+        let groups: Vec<BTreeSet<u64>> = self.all_groups().map(members).collect();
+        let nodes: Vec<u64> =
+            self.0["nodes"].as_array().unwrap().iter().map(|node| number(&node["id"])).collect();
+        let choice = |bits: u32| -> Vec<u64> {
+            (0..nodes.len()).filter(|at| bits & (1 << at) != 0).map(|at| nodes[at]).collect()
+        };
+        let is_one_of_each = |choice: &Vec<u64>| {
+            groups.iter().all(|group| choice.iter().filter(|node| group.contains(node)).count() <= 1)
+        };
+        let mut choices: Vec<Vec<u64>> = (0..1 << nodes.len()).map(choice).filter(is_one_of_each).collect();
+        let lost = |choice: &Vec<u64>| {
+            groups.iter().filter(|group| choice.iter().any(|node| group.contains(node))).count()
+        };
+        let most = choices.iter().map(lost).max().unwrap();
+        assert!(most + 1 >= groups.len(), "groups share their nodes: {groups:?}");
+        choices.retain(|choice| lost(choice) == most);
+        choices.swap_remove(turn * choices.len() / 3)
     }
 
     /// The data groups in `state`.
