@@ -36,6 +36,12 @@ use std::time::Duration;
 /// A binary that people run keeps every guarantee: build it with `-p flotilla`, apart from the simulator.
 const _: () = assert!(!raftstore::mutation::COMPILED || cfg!(debug_assertions), "built with mutations");
 
+/// What a shard that left or a log that was applied took goes back to the system: glibc's allocator keeps it. Tests
+/// count allocations with one of their own.
+#[cfg(not(test))]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How long tasks that outlive their command may take to notice; data is safe on disk by then.
 const RUNTIME_STOP: Duration = Duration::from_secs(1);
 
