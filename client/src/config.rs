@@ -10,6 +10,9 @@ use std::time::Duration;
 /// copies that are late and for clocks that differ.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(300);
 
+/// The longest time that one node may be given to answer in.
+pub const ATTEMPT_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
 /// How a [`Client`](crate::Client) behaves. `Config::default()` with seeds suits a cluster in one place.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -23,7 +26,7 @@ pub struct Config {
     /// it where a late answer is worthless, lengthen it to sit out longer faults.
     pub deadline: Duration,
     /// The time for one batch to be answered by one node before another node is tried, and a second more for each
-    /// 256 KiB of keys and values in it. Default 2 s. Lengthen it over slow links, shorten it to leave hanging nodes
+    /// 256 KiB of keys and values in it. Default 2 s, at most [`ATTEMPT_TIMEOUT_MAX`]. Lengthen it over slow links, shorten it to leave hanging nodes
     /// sooner.
     pub attempt_timeout: Duration,
     /// The time to open a connection. Default 1 s, at most `attempt_timeout`.
@@ -83,8 +86,8 @@ impl Config {
             ("deadline", within(self.deadline, DEADLINE_MAX), "must be above 0 and at most 300 s"),
             (
                 "attempt_timeout",
-                within(self.attempt_timeout, DEADLINE_MAX),
-                "must be above 0 and at most 300 s",
+                within(self.attempt_timeout, ATTEMPT_TIMEOUT_MAX),
+                "must be above 0 and at most 60 s",
             ),
             (
                 "connect_timeout",
@@ -133,6 +136,8 @@ mod tests {
         };
         assert_eq!(field(Config::default()), "seeds");
         assert_eq!(field(Config { deadline: DEADLINE_MAX * 2, ..good.clone() }), "deadline");
+        let slow = Config { attempt_timeout: ATTEMPT_TIMEOUT_MAX * 2, ..good.clone() };
+        assert_eq!(field(slow), "attempt_timeout");
         assert_eq!(
             field(Config { connect_timeout: Duration::from_secs(3), ..good.clone() }),
             "connect_timeout"

@@ -33,6 +33,9 @@ const ANSWER_GRACE: Duration = Duration::from_millis(250);
 /// to arrive. Cut short and sent again, a large value would never get there.
 const LINK_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
 
+/// The most that this comes to: more than the largest batch takes.
+pub(crate) const ON_THE_WAY_MAX: Duration = Duration::from_secs(30);
+
 /// A node that failed once is asked last for this long; twice as long for each failure in a row.
 const SUSPECT_MIN: Duration = Duration::from_millis(250);
 const SUSPECT_MAX: Duration = Duration::from_secs(5);
@@ -259,7 +262,7 @@ impl Lane {
         let left = batch.iter().map(|waiting| waiting.attempt.deadline.saturating_duration_since(now)).max();
         let bytes: usize = batch.iter().map(|waiting| waiting.attempt.operation.weight()).sum();
         let on_the_way = Duration::from_millis(bytes as u64 * 1_000 / LINK_BYTES_PER_SECOND_MIN);
-        let max = self.shared.config.attempt_timeout.saturating_add(on_the_way);
+        let max = self.shared.config.attempt_timeout + on_the_way.min(ON_THE_WAY_MAX);
         left.unwrap_or_default().clamp(Duration::from_millis(1), max)
     }
 

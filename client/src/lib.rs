@@ -95,7 +95,7 @@ mod transport;
 
 pub use client::{Builder, Client};
 pub use cluster::{Cluster, Group, Node};
-pub use config::{Config, DEADLINE_MAX};
+pub use config::{ATTEMPT_TIMEOUT_MAX, Config, DEADLINE_MAX};
 pub use error::Error;
 pub use operation::{Deleted, Operation, Record, Reply, Value, Written};
 pub use proto::{Code, Consistency, Expect, GroupId, Limits, NodeId, Outcome, Revision, ShardId, Version};

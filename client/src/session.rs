@@ -9,7 +9,8 @@
 //! the server may not know it, so a session that has closed sequences unconfirmed is superseded rather than
 //! continued: its next stamp would be refused.
 
-use crate::DEADLINE_MAX;
+use crate::config::{ATTEMPT_TIMEOUT_MAX, DEADLINE_MAX};
+use crate::lane::ON_THE_WAY_MAX;
 use crate::random::Random;
 use crate::sync::lock;
 use proto::{ClientId, Sequence, ShardId, Stamp};
@@ -24,15 +25,17 @@ use tokio::time::Instant;
 pub const WINDOW: u32 = 512;
 
 /// A session that was not confirmed for so long is superseded. The last write under it ends within
-/// [`DEADLINE_MAX`], before the server, even under pressure, forgets what it knows of the session.
-pub const IDLE_MAX: Duration = Duration::from_secs(4 * 60);
+/// [`DEADLINE_MAX`], and a server goes on with it for one attempt at most: before a server, even under pressure,
+/// forgets what it knows of the session.
+pub const IDLE_MAX: Duration = Duration::from_secs(3 * 60);
 
 /// No server forgets a session that was idle for less than this, whatever the pressure: a part of the machine's
 /// format (`kvserver::machine::bounds::SESSION_IDLE_MIN_MS`).
 const FORGOTTEN_MIN: Duration = Duration::from_secs(10 * 60);
 
 const _: () = assert!(
-    IDLE_MAX.as_secs() + DEADLINE_MAX.as_secs() < FORGOTTEN_MIN.as_secs(),
+    IDLE_MAX.as_secs() + DEADLINE_MAX.as_secs() + ATTEMPT_TIMEOUT_MAX.as_secs() + ON_THE_WAY_MAX.as_secs()
+        < FORGOTTEN_MIN.as_secs(),
     "no write may be sent, nor a session be continued, when the server may have forgotten it"
 );
 

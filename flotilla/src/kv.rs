@@ -192,7 +192,7 @@ async fn carry_out(args: KvArgs) -> Result<(), Failure> {
 pub(crate) async fn connect(nodes: Option<&str>, timeout: Duration) -> Result<Client, Failure> {
     let nodes = nodes.unwrap_or(NODES_DEFAULT);
     let seeds = nodes.split(',').map(str::trim).filter(|node| !node.is_empty());
-    let attempt_timeout = attempt_timeout(timeout).min(client::DEADLINE_MAX);
+    let attempt_timeout = attempt_timeout(timeout).min(client::ATTEMPT_TIMEOUT_MAX);
     let config = client::Config {
         awaits_seeds: false,
         deadline: timeout,

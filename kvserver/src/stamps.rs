@@ -3,14 +3,17 @@
 //! One session for each shard, counted from 1. A sequence is open from its stamp until its ticket is dropped;
 //! once closed it is never sent again, and machines refuse it when a late copy arrives.
 //!
-//! Only a stamp whose lowest open sequence is 1 makes a session with a machine; it knows one for certain when
-//! it has answered a stamp of it. A session is therefore replaced by a new one as soon as it has closed a
-//! sequence without such an answer, when it has not had one for [`IDLE_MAX`], and when a machine says that it
-//! has forgotten it. What is open in it by then goes on under its stamps.
+//! Only a stamp whose lowest open sequence is 1 makes a session with a machine. That a machine knows a session is
+//! certain once it has answered a stamp of it; until then every stamp says 1, whatever is closed.
+//!
+//! A session is replaced by a new one when no machine has answered in it for [`IDLE_MAX`], when all stamps that may
+//! say 1 are given out and closed, and when a machine says that it has forgotten it. What is open in it by then goes
+//! on under its stamps: nothing is sent for longer than [`TIMEOUT_MAX`], and no machine forgets in that time what it
+//! has done.
 //!
 //! While too many sequences are open, whoever wants another waits for a turn. Turns come in the order in
 //! which they were asked for, one sequence each, and nobody overtakes who waits: a call of many writes takes
-//! turns with others.
+//! turns with others. Where the session is replaced, who waits asks anew.
 
 use crate::http::TIMEOUT_MAX;
 use crate::machine::bounds::SESSION_IDLE_MIN_MS;
@@ -48,9 +51,11 @@ struct Session {
     next: u64,
     /// Sequences handed out whose tickets live.
     open: BTreeSet<u64>,
+    /// The lowest open sequence as stamps say it: 1 until a machine has answered.
+    lowest: u64,
     /// The latest opening of a sequence that a machine has answered: it has heard of the session then or later.
     confirmed: Option<Instant>,
-    /// `lowest_open + WINDOW - next` permits, turns that came and were not yet taken among them. tokio gives
+    /// `lowest + WINDOW - next` permits, turns that came and were not yet taken among them. tokio gives
     /// them to waiters in their order, and leaves none to others while somebody waits. Closed when the
     /// session is replaced.
     window: Arc<Semaphore>,
@@ -63,14 +68,18 @@ impl Session {
             client,
             next: 1,
             open: BTreeSet::new(),
+            lowest: 1,
             confirmed: None,
             window: Arc::new(Semaphore::new(WINDOW)),
         }
     }
 
-    /// Whether a machine takes the next stamp: it makes the session, or the machine has heard of that lately.
-    fn would_be_known(&self) -> bool {
-        self.lowest_open() == 1 || self.confirmed.is_some_and(|at| at.elapsed() < IDLE_MAX)
+    /// Whether a machine would take the next stamp, if there is one or may be.
+    fn continues(&self) -> bool {
+        match self.confirmed {
+            Some(at) => at.elapsed() < IDLE_MAX,
+            None => self.next <= WINDOW as u64 || !self.open.is_empty(),
+        }
     }
 
     fn begin(&mut self, turn: OwnedSemaphorePermit) -> Stamp {
@@ -78,14 +87,26 @@ impl Session {
         let sequence = self.next;
         self.next += 1;
         self.open.insert(sequence);
-        let lowest_open = Sequence(self.lowest_open());
-        Stamp { client: self.client, sequence: Sequence(sequence), lowest_open }
+        Stamp { client: self.client, sequence: Sequence(sequence), lowest_open: Sequence(self.lowest) }
+    }
+
+    fn confirm(&mut self, opened_at: Instant) {
+        self.confirmed = self.confirmed.max(Some(opened_at));
+        self.advance();
     }
 
     fn end(&mut self, sequence: Sequence) {
-        let before = self.lowest_open();
         self.open.remove(&sequence.0);
-        let moved = usize::try_from(self.lowest_open() - before).expect("the window is at most WINDOW long");
+        if self.confirmed.is_some() {
+            self.advance();
+        }
+    }
+
+    /// Moves the window up to the oldest sequence that is open.
+    fn advance(&mut self) {
+        let lowest = self.open.first().copied().unwrap_or(self.next);
+        let moved = usize::try_from(lowest - self.lowest).expect("the window is at most WINDOW long");
+        self.lowest = lowest;
         self.window.add_permits(moved);
     }
 
@@ -93,10 +114,6 @@ impl Session {
     fn replace(&mut self) {
         self.window.close();
         *self = Self::new();
-    }
-
-    fn lowest_open(&self) -> u64 {
-        self.open.first().copied().unwrap_or(self.next)
     }
 }
 
@@ -168,7 +185,7 @@ impl Stamps {
 /// The session that takes the next stamps.
 fn continuing(sessions: &mut BTreeMap<ShardId, Session>, shard: ShardId) -> &mut Session {
     let session = sessions.entry(shard).or_insert_with(Session::new);
-    if !session.would_be_known() {
+    if !session.continues() {
         session.replace();
     }
     session
@@ -184,7 +201,7 @@ impl Ticket {
     pub(crate) fn confirm(&self) {
         let mut sessions = lock(&self.sessions);
         if let Some(session) = self.session(&mut sessions) {
-            session.confirmed = session.confirmed.max(Some(self.opened_at));
+            session.confirm(self.opened_at);
         }
     }
 
@@ -199,6 +216,10 @@ impl Drop for Ticket {
         let mut sessions = lock(&self.sessions);
         if let Some(session) = self.session(&mut sessions) {
             session.end(self.stamp.sequence);
+            // Who waits for a turn of the old session would wait for nothing.
+            if !session.continues() {
+                session.replace();
+            }
         }
     }
 }
@@ -285,6 +306,7 @@ mod tests {
     async fn turns_outlive_a_session() {
         let stamps = Stamps::default();
         let mut open: Vec<_> = std::iter::from_fn(|| stamps.open(ShardId(1))).collect();
+        open[0].confirm();
         let old = open[0].stamp();
         let (mut came, mut waits) = (Box::pin(stamps.turn(ShardId(1))), Box::pin(stamps.turn(ShardId(1))));
         assert!(poll!(&mut came).is_pending() && poll!(&mut waits).is_pending());
@@ -297,23 +319,46 @@ mod tests {
         assert_eq!(next.stamp().sequence, Sequence(1));
     }
 
-    /// A session that no machine has answered in is not continued once it has closed a sequence: its next stamp would
-    /// be refused. What is open in it stays as it is, and who waits for a turn with it gets one with the next.
+    /// Until a machine has answered, every stamp may be the first that it sees of the session.
+    #[test]
+    fn unconfirmed_stamps_begin_a_session() {
+        let stamps = Stamps::default();
+        let open = || stamps.open(ShardId(1)).unwrap();
+        let numbers = |ticket: &Ticket| (ticket.stamp().sequence.0, ticket.stamp().lowest_open.0);
+        drop(open());
+        let (second, third) = (open(), open());
+        assert_eq!((numbers(&second), numbers(&third)), ((2, 1), (3, 1)));
+        third.confirm();
+        assert_eq!(numbers(&open()), (4, 2));
+    }
+
+    /// Where all stamps that could begin a session are used up unanswered, another session follows once none of them
+    /// is sent any more, and who waits for a turn gets one with it.
     #[tokio::test]
     async fn an_unconfirmed_session_is_replaced() {
         let stamps = Stamps::default();
         let mut open: Vec<_> = std::iter::from_fn(|| stamps.open(ShardId(1))).collect();
-        let mut waits = Box::pin(stamps.turn(ShardId(1)));
-        assert!(poll!(&mut waits).is_pending());
-        let old = open.remove(0).stamp();
-        let turn = waits.await;
-        assert!(stamps.take(ShardId(1), turn).is_none());
-        let next = stamps.open(ShardId(1)).unwrap();
+        let (old, mut waits) = (open[0].stamp(), Box::pin(stamps.turn(ShardId(1))));
+        open.truncate(1);
+        assert!(poll!(&mut waits).is_pending() && stamps.open(ShardId(1)).is_none());
+        open.clear();
+        let next = stamps.take(ShardId(1), waits.await).unwrap();
         assert_ne!(next.stamp().client, old.client);
         assert_eq!((next.stamp().sequence.0, next.stamp().lowest_open.0), (1, 1));
-        open[0].confirm();
+    }
+
+    /// An answer to the last stamp that is open gives all places back.
+    #[test]
+    fn a_late_answer_confirms() {
+        let stamps = Stamps::default();
+        let mut open: Vec<_> = std::iter::from_fn(|| stamps.open(ShardId(1))).collect();
+        let last = open.pop().unwrap();
         drop(open);
-        assert_eq!(stamps.open(ShardId(1)).unwrap().stamp().client, next.stamp().client);
+        assert!(stamps.open(ShardId(1)).is_none());
+        last.confirm();
+        let next = stamps.open(ShardId(1)).unwrap();
+        assert_eq!(next.stamp().client, last.stamp().client);
+        assert_eq!((next.stamp().sequence.0, next.stamp().lowest_open.0), (WINDOW as u64 + 1, WINDOW as u64));
     }
 
     /// A session in which nobody has answered for long is replaced before machines forget it.

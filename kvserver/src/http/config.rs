@@ -15,8 +15,8 @@ const HEADER_BYTES_MAX: usize = 64 << 10;
 /// Room in a request's head for everything but the key.
 const HEADER_BYTES_BESIDE_KEY: usize = 4 << 10;
 
-/// The longest time to answer in that can be configured: half of the time for which machines remember a session
-/// even under pressure.
+/// The longest time to answer in that can be configured: machines must remember for longer what a write came to
+/// (`SESSION_IDLE_MIN_MS` in `machine/bounds.rs`; `stamps.rs` holds one against the other).
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(300);
 
 /// Limits and times of a front end.
@@ -166,6 +166,7 @@ mod tests {
             (Config { header_bytes_max: 12 << 10, ..good.clone() }, "header_bytes_max"),
             (Config { header_bytes_max: 1 << 20, ..good.clone() }, "header_bytes_max"),
             (Config { timeout_ms_default: 70_000, ..good.clone() }, "timeout_ms_default"),
+            (Config { timeout_ms_max: 300_001, ..good.clone() }, "timeout_ms_max"),
             (Config { answer_bytes_max: 1, ..good.clone() }, "answer_bytes_max"),
             (Config { page_bytes_max: 0, ..good }, "page_bytes_max"),
         ];

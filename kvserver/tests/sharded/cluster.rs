@@ -152,18 +152,20 @@ impl Cluster {
 
     /// Who leads `group`, as a running and connected node that holds a replica says of itself.
     pub(crate) async fn leader(&self, group: u64) -> u64 {
-        eventually(&format!("somebody leads g{group}"), async || {
-            let mut leader = None;
-            for node in self.connected_nodes() {
-                let status = self.door(node)?.get("/v1/status").await.json();
-                let replicas = status["groups"].as_array()?;
-                let replica = replicas.iter().find(|of| of["id"] == group && of["role"] == "leader");
-                let term = replica.filter(|of| of["serving"] == true).and_then(|of| of["term"].as_u64());
-                leader = leader.max(term.map(|term| (term, node)));
-            }
-            leader.map(|(_, node)| node)
-        })
-        .await
+        eventually(&format!("somebody leads g{group}"), async || self.leader_if_any(group).await).await
+    }
+
+    /// The same, of this moment.
+    pub(crate) async fn leader_if_any(&self, group: u64) -> Option<u64> {
+        let mut leader = None;
+        for node in self.connected_nodes() {
+            let status = self.door(node)?.get("/v1/status").await.json();
+            let replicas = status["groups"].as_array()?;
+            let replica = replicas.iter().find(|of| of["id"] == group && of["role"] == "leader");
+            let term = replica.filter(|of| of["serving"] == true).and_then(|of| of["term"].as_u64());
+            leader = leader.max(term.map(|term| (term, node)));
+        }
+        leader.map(|(_, node)| node)
     }
 
     /// Who leads the controller's group: the one connected node that answers what only its leader may, which a quorum

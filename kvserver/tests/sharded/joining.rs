@@ -3,6 +3,7 @@
 use crate::cluster::{Cluster, Shape};
 use crate::map::{Map, Operator};
 use crate::serving::{append_all, keys, keys_of, readable, write_all};
+use crate::wait::eventually;
 use std::time::Duration;
 
 /// JoinBasic: a group that joins takes its share of the shards over, and every key keeps its value.
@@ -33,6 +34,10 @@ async fn join_leave() {
     Map::settled(&cluster).await;
     operator.leave(joined).await;
     append_all(&mut clerk, &keys).await;
+    eventually("all is given away", async || {
+        Map::since(&cluster, 0).await.owners().iter().all(|owner| *owner != joined).then_some(())
+    })
+    .await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     cluster.crash_all(&servers);
     assert_eq!(readable(&cluster, &keys).await.len(), keys.len());

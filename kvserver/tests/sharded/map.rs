@@ -86,7 +86,8 @@ impl Map {
         }
     }
 
-    /// The map once, besides, every group's replicas are where they are to be and vote.
+    /// The map once, besides, every group's replicas are where they are to be and vote. The controller's group begins
+    /// with one on each node and is down to three some seconds later.
     pub(crate) async fn at_home(cluster: &Cluster) -> Self {
         eventually("all replicas are where they are to be", async || {
             let map = Self::settled(cluster).await;
@@ -160,6 +161,7 @@ impl Map {
         };
         let is_one_of_each = |choice: &Vec<u64>| {
             groups.iter().all(|group| choice.iter().filter(|node| group.contains(node)).count() <= 1)
+                && choice.iter().all(|node| groups.iter().any(|group| group.contains(node)))
         };
         let mut choices: Vec<Vec<u64>> = (0..1 << nodes.len()).map(choice).filter(is_one_of_each).collect();
         let lost = |choice: &Vec<u64>| {
@@ -168,7 +170,15 @@ impl Map {
         let most = choices.iter().map(lost).max().unwrap();
         assert!(most + 1 >= groups.len(), "groups share their nodes: {groups:?}");
         choices.retain(|choice| lost(choice) == most);
+        assert!(choices.len() >= 3, "{choices:?} of {groups:?}");
         choices.swap_remove(turn * choices.len() / 3)
+    }
+
+    /// Fails where a majority of the controller's group is on `nodes`, so that nothing could be changed without them.
+    pub(crate) fn check_controller_outlives(&self, nodes: &[u64]) {
+        let voters = self.0["controller"]["voters"].as_array().unwrap();
+        let lost = voters.iter().filter(|node| nodes.contains(&node.as_u64().unwrap())).count();
+        assert!(2 * lost < voters.len(), "{nodes:?} of {voters:?}");
     }
 
     /// The data groups in `state`.

@@ -14,3 +14,4 @@ mod membership;
 mod moves;
 mod routing;
 mod shards;
+mod space;
