@@ -26,8 +26,8 @@ pub struct Config {
     /// it where a late answer is worthless, lengthen it to sit out longer faults.
     pub deadline: Duration,
     /// The time for one batch to be answered by one node before another node is tried, and a second more for each
-    /// 256 KiB of keys and values in it. Default 2 s, at most [`ATTEMPT_TIMEOUT_MAX`]. Lengthen it over slow links, shorten it to leave hanging nodes
-    /// sooner.
+    /// 256 KiB of keys and values in it. Default 2 s, at most [`ATTEMPT_TIMEOUT_MAX`]. Lengthen it over slow links,
+    /// shorten it to leave hanging nodes sooner.
     pub attempt_timeout: Duration,
     /// The time to open a connection. Default 1 s, at most `attempt_timeout`.
     pub connect_timeout: Duration,

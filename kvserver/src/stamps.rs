@@ -110,6 +110,12 @@ impl Session {
         self.window.add_permits(moved);
     }
 
+    fn replace_if_past(&mut self) {
+        if !self.continues() {
+            self.replace();
+        }
+    }
+
     /// Makes this a new session; who waits for a turn with the old one waits in the new one's queue.
     fn replace(&mut self) {
         self.window.close();
@@ -185,9 +191,7 @@ impl Stamps {
 /// The session that takes the next stamps.
 fn continuing(sessions: &mut BTreeMap<ShardId, Session>, shard: ShardId) -> &mut Session {
     let session = sessions.entry(shard).or_insert_with(Session::new);
-    if !session.continues() {
-        session.replace();
-    }
+    session.replace_if_past();
     session
 }
 
@@ -217,9 +221,7 @@ impl Drop for Ticket {
         if let Some(session) = self.session(&mut sessions) {
             session.end(self.stamp.sequence);
             // Who waits for a turn of the old session would wait for nothing.
-            if !session.continues() {
-                session.replace();
-            }
+            session.replace_if_past();
         }
     }
 }

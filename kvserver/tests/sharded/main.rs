@@ -4,8 +4,8 @@
 //! Whole nodes in one process: simulated disks and peer network, real HTTP on loopback, real time with short
 //! elections. A group of the examination is a group here; its servers are the nodes that hold the group's replicas.
 //! There are nine nodes where a group is to be taken down alone: groups of three replicas fill them one after another,
-//! so that the first three groups share no node. The controller is group 0; it begins with a replica on every node and keeps three. To
-//! join is to add a group, to leave is to remove it; a group that comes back has another id.
+//! so that the first three groups share no node. The controller is group 0; it begins with a replica on every node and
+//! keeps three. To join is to add a group, to leave is to remove it; a group that comes back has another id.
 //!
 //! Every answer that a clerk got is recorded, and [`history::History::check`] holds all of them against each other at
 //! the end of each test.
