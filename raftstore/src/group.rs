@@ -415,9 +415,14 @@ impl<M: Machine> Group<M> {
         tokio::time::timeout(deadline, handed).await.map_err(|_| refuse("nobody took leadership in time"))
     }
 
-    /// Stops the replica. Proposals under way end with an unknown outcome.
+    /// Stops the replica. Proposals under way end with an unknown outcome. It stops also where the caller gives up
+    /// before it has.
     pub(crate) async fn shutdown(&self) {
-        if let Err(error) = self.inner.raft.shutdown().await {
+        let raft = self.inner.raft.clone();
+        // In a task of its own: where the first one to wait for openraft's core gives up, openraft panics in
+        // whoever calls the replica next.
+        let stopped = tokio::spawn(async move { raft.shutdown().await });
+        if let Err(error) = stopped.await.flatten() {
             tracing::warn!(group = %self.inner.id, %error, "group did not stop cleanly");
         }
     }

@@ -5,7 +5,7 @@ use crate::journal::Journal;
 use crate::truth::Truth;
 use futures_util::FutureExt;
 use proto::{GroupId, NodeId};
-use raftstore::{Disk, Fatal, Group, Host, Member};
+use raftstore::{Disk, Fatal, Group, Host, Member, Role};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
@@ -190,5 +190,30 @@ async fn a_group_is_dropped_by_one_at_a_time() {
     host.drop_group(EXTRA).await.unwrap();
     assert_eq!(found(host).await.read(Journal::len).await.unwrap(), 0);
     cluster.settle().await;
+    cluster.end().await;
+}
+
+/// A drop that is given up while the replica's core waits for its disk harms nobody: the replica stops once the disk
+/// answers, the node goes on, and the drop may be repeated.
+#[tokio::test(start_paused = true)]
+async fn a_drop_given_up_half_way_harms_nobody() {
+    let cluster = Cluster::start(Settings::new(3, 165)).await;
+    cluster.write_all().await;
+    let leader = cluster.leader().await;
+    let (next, stuck) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    // Its core holds on until its vote for the next leader is durable.
+    cluster.rack.disk(stuck).set_sync_delay(20 * SECOND);
+    cluster.group(leader).hand_over(Some(NodeId(next)), SECOND).await.unwrap();
+    let host = cluster.node(stuck).host.clone();
+    assert!(timeout(SECOND, host.drop_group(G)).await.is_err());
+    assert_ne!(cluster.status(stuck).role, Role::Stopped);
+    let stopped = || (cluster.status(stuck).role == Role::Stopped).then_some(());
+    eventually("the replica stops", 60 * SECOND, stopped).await;
+    let failure = cluster.node(stuck).failure(ELECTION).await;
+    assert!(failure.is_none(), "the node fails: {failure:?}");
+    host.drop_group(G).await.unwrap();
+    assert_eq!(host.stored_groups(), []);
+    drop(host);
+    cluster.write().await;
     cluster.end().await;
 }
