@@ -77,6 +77,15 @@ impl DiskError {
     }
 }
 
+/// What a table is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Syncs {
+    /// To be synced after every few values, as a log is.
+    Often,
+    /// To be synced after many, as a snapshot is.
+    Seldom,
+}
+
 /// A number → bytes table. Numbers are put in rising order; a number that was put before is replaced.
 pub trait Table: fmt::Debug + Send + Sync + 'static {
     /// Writes a value; visible at once, durable after the next [`sync`](Self::sync).
@@ -99,11 +108,12 @@ pub trait Table: fmt::Debug + Send + Sync + 'static {
 /// A node's disk: named tables of (number → bytes), a few small cells, and the mark of the last record known to
 /// be durable. Calls block, except on a simulated disk.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
-    /// A new, empty table; it is on disk for certain once it was synced.
+    /// A new, empty table; it is on disk for certain once it was synced. What it is made for changes what its use
+    /// costs, and nothing else.
     ///
     /// # Errors
     /// [`DiskError::Exists`], or where the disk fails.
-    fn create(&self, table: &str) -> Result<Arc<dyn Table>, DiskError>;
+    fn create(&self, table: &str, syncs: Syncs) -> Result<Arc<dyn Table>, DiskError>;
 
     /// A table that exists. Handles that are open at the same time share it; it closes with the last of them.
     ///

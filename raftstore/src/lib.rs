@@ -122,7 +122,7 @@ mod types;
 
 pub use config::RaftConfig;
 pub use disk::{
-    Disk, DiskCounters, DiskError, Effect, Fault, SimulatedDisk, SledDisk, Table, VALUE_BYTES_MAX,
+    Disk, DiskCounters, DiskError, Effect, Fault, SimulatedDisk, SledDisk, Syncs, Table, VALUE_BYTES_MAX,
 };
 pub use error::{Fatal, MemberError, ProposeError, ReadError};
 pub use group::Group;

@@ -23,7 +23,7 @@ pub(crate) use reader::SnapshotReader;
 pub(crate) use room::{CopyRoom, ReceiveRoom, Room};
 pub(crate) use writer::SnapshotWriter;
 
-use crate::disk::{Disk, OpenTable, lock};
+use crate::disk::{Disk, OpenTable, Syncs, lock};
 use crate::log::queue::{Done, Item, Queue};
 use crate::log::record::Operation;
 use crate::log::state::{Group, State};
@@ -230,7 +230,7 @@ impl Tables {
     /// works.
     fn make(&self) -> Result<OpenTable, StorageError> {
         let part = self.made();
-        let table = self.disk.create(&self.name(part))?;
+        let table = self.disk.create(&self.name(part), Syncs::Seldom)?;
         *lock(&self.made) = part + 1;
         Ok(OpenTable::new(Arc::clone(&self.disk), table))
     }

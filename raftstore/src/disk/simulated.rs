@@ -5,7 +5,7 @@
 //! and a list of changes to the directory (tables made and removed). A crash keeps a prefix of each list, of
 //! which the seed decides, and may damage the last value that it keeps.
 
-use super::{Disk, DiskError, Table, VALUE_BYTES_MAX, lock};
+use super::{Disk, DiskError, Syncs, Table, VALUE_BYTES_MAX, lock};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rand::rngs::StdRng;
@@ -325,7 +325,7 @@ impl Contents {
 }
 
 impl Disk for SimulatedDisk {
-    fn create(&self, table: &str) -> Result<Arc<dyn Table>, DiskError> {
+    fn create(&self, table: &str, _: Syncs) -> Result<Arc<dyn Table>, DiskError> {
         let id = lock(&self.state).operate(|state| {
             if state.names.contains_key(table) {
                 return Err(DiskError::Exists(table.to_owned()));

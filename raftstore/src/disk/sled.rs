@@ -4,13 +4,16 @@
 //! <root>/lock            held locked while the directory is open
 //! <root>/mark            see [`super::mark`]
 //! <root>/cells/<name>    replaced by rename
-//! <root>/tables/<name>/  a sled database; with the file `made` once it was whole and durable
+//! <root>/tables/<name>/  a sled database; with the file `made` once it was whole and durable, and, while it is
+//!                        synced often, the file `journal`: see [`journal`]
 //! <root>/tables/removed.<name>/  on its way out; removed for good at the next start
 //! ```
 //!
 //! What sled 0.34.7 does and does not promise shapes this file:
 //! - Its flush is `sync_file_range`, which neither writes the file's size nor empties the drive's cache. So
 //!   [`Table::sync`] flushes and then syncs sled's file through a handle of our own.
+//! - A flush wakes all seven threads of its pool, whatever it has to write. A table that is synced often syncs a
+//!   [`journal`] instead, and gives sled its values by the mebibyte.
 //! - A page larger than a quarter of a segment leaves the file for one under `blobs/`, which nobody syncs.
 //!   A page holds at most one tree's values, so a tree is closed to new values before it could outgrow that
 //!   quarter (see [`table`]), and the next one begins, named by its first number.
@@ -23,6 +26,7 @@
 //! - A thread of its pool may hold the file, and so its lock, for a moment after the database was dropped.
 //!   Opening waits for that lock first.
 
+mod journal;
 mod registry;
 mod syncer;
 mod table;
@@ -31,7 +35,7 @@ mod table;
 mod tests;
 
 use super::mark::{SLOT_BYTES, SLOT_OFFSETS, put_slot, take_slot};
-use super::{Disk, DiskError, Table, lock};
+use super::{Disk, DiskError, Syncs, Table, lock};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use registry::Registry;
@@ -163,7 +167,7 @@ impl SledDisk {
 }
 
 impl Disk for SledDisk {
-    fn create(&self, table: &str) -> Result<Arc<dyn Table>, DiskError> {
+    fn create(&self, table: &str, syncs: Syncs) -> Result<Arc<dyn Table>, DiskError> {
         let exists = || DiskError::Exists(table.to_owned());
         let Err(claim) = self.registry.find(table) else { return Err(exists()) };
         let folder = self.folder(table);
@@ -171,7 +175,7 @@ impl Disk for SledDisk {
             ErrorKind::AlreadyExists => exists(),
             _ => failed("create", &folder)(error),
         })?;
-        let made = SledTable::open(self, table, true)?;
+        let made = SledTable::open(self, table, Some(syncs))?;
         claim.opened(&made);
         Ok(made)
     }
@@ -184,7 +188,7 @@ impl Disk for SledDisk {
         if !self.is_made(table)? {
             return Err(DiskError::Missing(table.to_owned()));
         }
-        let opened = SledTable::open(self, table, false)?;
+        let opened = SledTable::open(self, table, None)?;
         claim.opened(&opened);
         Ok(opened)
     }

@@ -250,7 +250,7 @@ impl Drop for Shelf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::SimulatedDisk;
+    use crate::disk::{SimulatedDisk, Syncs};
 
     /// Segments that nobody needs are handed to whoever tidies up, who may drop them where that may block;
     /// the others stay open.
@@ -258,7 +258,7 @@ mod tests {
     async fn tidying_closes_nothing_itself() {
         let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::new());
         for segment in 1..=3 {
-            drop(disk.create(&segment_name(segment)).unwrap());
+            drop(disk.create(&segment_name(segment), Syncs::Often).unwrap());
         }
         let shelf = Shelf::new(Arc::clone(&disk));
         let (first, second) = (shelf.table(1).unwrap(), shelf.table(2).unwrap());

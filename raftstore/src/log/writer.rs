@@ -21,7 +21,7 @@ use super::recovery::{LogEnd, Segment};
 use super::segment::segment_name;
 use super::state::Group;
 use super::tail::level_tails;
-use crate::disk::{DiskError, Table, lock, offload};
+use crate::disk::{DiskError, Syncs, Table, lock, offload};
 use crate::mutation;
 use crate::snapshot::Snapshot;
 use crate::storage::{Shared, StorageError, count};
@@ -288,7 +288,7 @@ impl Writer {
         let spare = lock(&self.spare).take();
         let table = match spare {
             Some(spare) => spare,
-            None => self.shared.disk.create(&segment_name(number))?,
+            None => self.shared.disk.create(&segment_name(number), Syncs::Often)?,
         };
         self.log.segments.push_back(Segment { number, bytes: 0 });
         self.active = Some(Arc::clone(&table));
@@ -326,7 +326,7 @@ impl Writer {
         let (disk, spare) = (Arc::clone(&self.shared.disk), Arc::clone(&self.spare));
         let name = segment_name(self.next_segment());
         self.making_spare.start(&self.shared, async move {
-            *lock(&spare) = Some(disk.create(&name)?);
+            *lock(&spare) = Some(disk.create(&name, Syncs::Often)?);
             Ok(())
         });
     }

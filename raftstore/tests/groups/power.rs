@@ -6,7 +6,9 @@
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use raftstore::{Disk, DiskError, Effect, Listener, Network, SimulatedDisk, SimulatedNetwork, Stream, Table};
+use raftstore::{
+    Disk, DiskError, Effect, Listener, Network, SimulatedDisk, SimulatedNetwork, Stream, Syncs, Table,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
@@ -251,8 +253,8 @@ impl PoweredDisk {
 }
 
 impl Disk for PoweredDisk {
-    fn create(&self, table: &str) -> Result<Arc<dyn Table>, DiskError> {
-        self.disk.create(table).map(|table| self.table(table))
+    fn create(&self, table: &str, syncs: Syncs) -> Result<Arc<dyn Table>, DiskError> {
+        self.disk.create(table, syncs).map(|table| self.table(table))
     }
 
     fn open(&self, table: &str) -> Result<Arc<dyn Table>, DiskError> {

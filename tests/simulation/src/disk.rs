@@ -4,7 +4,7 @@ use crate::trace::Trace;
 use crate::wire::Plug;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use raftstore::{Disk, DiskError, SimulatedDisk, Table};
+use raftstore::{Disk, DiskError, SimulatedDisk, Syncs, Table};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -70,8 +70,8 @@ impl TracedDisk {
 }
 
 impl Disk for TracedDisk {
-    fn create(&self, table: &str) -> Result<Arc<dyn Table>, DiskError> {
-        let created = self.note("create", table, &[], self.disk.create(table))?;
+    fn create(&self, table: &str, syncs: Syncs) -> Result<Arc<dyn Table>, DiskError> {
+        let created = self.note("create", table, &[], self.disk.create(table, syncs))?;
         Ok(self.table(table, created))
     }
 

@@ -1,10 +1,12 @@
-//! One table: one sled database in its directory.
+//! One table: one sled database in its directory, and a journal beside it where it is synced often.
 
-use super::super::{DiskError, Table, VALUE_BYTES_MAX, lock};
+use super::super::{DiskError, Syncs, Table, VALUE_BYTES_MAX, lock};
+use super::journal::Journal;
 use super::registry::Registry;
 use super::{MADE, Root, SledDisk, failed, open_file};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +25,10 @@ const VALUE_OVERHEAD: usize = 32;
 /// sled's page cache, for each open table.
 const CACHE_BYTES: u64 = 4 << 20;
 
-/// A table: one sled database.
+/// The journal's name in the table's folder.
+const JOURNAL: &str = "journal";
+
+/// A table: one sled database, and its newest values.
 pub(super) struct SledTable {
     name: String,
     /// Taken out only when this is dropped.
@@ -31,6 +36,9 @@ pub(super) struct SledTable {
     /// sled's file again, for syncing it.
     file: File,
     path: PathBuf,
+    folder: PathBuf,
+    /// Holds the newest values, where there is one. It is there from the table's making until it is closed.
+    journal: Option<Mutex<Journal>>,
     /// The tree that takes the next value, and the bytes in it. New trees only ever follow it.
     last_tree: Mutex<Option<(u64, usize)>>,
     registry: Arc<Registry>,
@@ -53,11 +61,11 @@ fn remove_unfinished_notes(folder: &Path) -> Result<(), DiskError> {
 }
 
 impl SledTable {
-    /// Opens a database, or makes a `new` one, durably.
-    pub(super) fn open(disk: &SledDisk, name: &str, new: bool) -> Result<Arc<Self>, DiskError> {
+    /// Opens a database, or makes a `new` one, durably. One that was journalled has all its values in sled after that.
+    pub(super) fn open(disk: &SledDisk, name: &str, new: Option<Syncs>) -> Result<Arc<Self>, DiskError> {
         let (folder, root) = (disk.folder(name), &disk.root);
-        let path = folder.join("db");
-        if !new && path.exists() {
+        let (path, journal_path) = (folder.join("db"), folder.join(JOURNAL));
+        if new.is_none() && path.exists() {
             // Wait for a straggler's lock; and make durable what an earlier process may have left in the
             // system's cache, before sled writes notes that rely on it.
             let file = open_file(&path)?;
@@ -73,7 +81,11 @@ impl SledTable {
             .flush_every_ms(None);
         let database = guarded(name, || config.open())?;
         let file = open_file(&path)?;
-        if new {
+        let mut journal = None;
+        if let Some(syncs) = new {
+            if syncs == Syncs::Often {
+                journal = Some(Mutex::new(Journal::create(journal_path.clone(), root)?));
+            }
             guarded(name, || database.flush())?;
             root.sync_all(&file, &path)?;
             let conf = folder.join("conf");
@@ -89,6 +101,8 @@ impl SledTable {
             database: Some(database),
             file,
             path,
+            folder,
+            journal,
             last_tree: Mutex::new(None),
             registry: Arc::clone(&disk.registry),
             root: Arc::clone(root),
@@ -96,7 +110,33 @@ impl SledTable {
         let last = table.trees().last().copied();
         // How full an old tree is was not kept: it takes no more values beyond replacements.
         *lock(&table.last_tree) = last.map(|tree| (tree, TREE_BYTES_MAX));
+        if new.is_none()
+            && let Some(values) = Journal::read(&journal_path)?
+        {
+            table.restore(&values)?;
+            table.remove_journal()?;
+        }
         Ok(Arc::new(table))
+    }
+
+    /// Puts what a journal held into sled, durably, as far as sled has not got it.
+    fn restore(&self, values: &BTreeMap<u64, Vec<u8>>) -> Result<(), DiskError> {
+        for (&key, value) in values {
+            let number = key.to_be_bytes();
+            let held = guarded(&self.name, || {
+                let Some(tree) = self.tree_of(key) else { return Ok(false) };
+                let tree = self.database().open_tree(tree.to_be_bytes())?;
+                let held = tree.contains_key(number)?;
+                if held {
+                    tree.insert(number, &value[..])?;
+                }
+                Ok(held)
+            })?;
+            if !held {
+                self.insert([(key, &value[..])].into_iter())?;
+            }
+        }
+        self.flush()
     }
 
     fn database(&self) -> &::sled::Db {
@@ -136,21 +176,41 @@ impl SledTable {
             }
         }
     }
-}
 
-impl Table for SledTable {
-    fn put(&self, key: u64, value: &[u8]) -> Result<(), DiskError> {
-        if value.len() > VALUE_BYTES_MAX {
-            return Err(DiskError::TooLarge(value.len()));
+    /// Puts values into sled; those of one tree together, so that its page is written once.
+    fn insert<'a>(&self, values: impl Iterator<Item = (u64, &'a [u8])>) -> Result<(), DiskError> {
+        let mut open: Option<(u64, ::sled::Batch)> = None;
+        for (key, value) in values {
+            let tree = self.tree_for(key, value.len());
+            if open.as_ref().is_some_and(|(other, _)| *other != tree) {
+                self.apply(open.take())?;
+            }
+            let (_, batch) = open.get_or_insert_with(|| (tree, ::sled::Batch::default()));
+            batch.insert(&key.to_be_bytes(), value);
         }
-        let tree = self.tree_for(key, value.len());
-        guarded(&self.name, || {
-            let tree = self.database().open_tree(tree.to_be_bytes())?;
-            tree.insert(key.to_be_bytes(), value).map(|_| ())
-        })
+        self.apply(open)
     }
 
-    fn scan(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, DiskError> {
+    fn apply(&self, batch: Option<(u64, ::sled::Batch)>) -> Result<(), DiskError> {
+        let Some((tree, batch)) = batch else { return Ok(()) };
+        guarded(&self.name, || self.database().open_tree(tree.to_be_bytes())?.apply_batch(batch))
+    }
+
+    /// Makes durable what sled was given.
+    fn flush(&self) -> Result<(), DiskError> {
+        guarded(&self.name, || self.database().flush())?;
+        self.root.sync_data(&self.file, &self.path)
+    }
+
+    /// Hands a journal's values on to sled, durably.
+    fn settle(&self, journal: &mut Journal) -> Result<(), DiskError> {
+        self.insert(journal.values(0))?;
+        self.flush()?;
+        journal.begin_lap();
+        Ok(())
+    }
+
+    fn scan_sled(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, DiskError> {
         let trees = self.trees();
         let start = trees.partition_point(|&first| first <= from).saturating_sub(1);
         let mut found = Vec::new();
@@ -172,16 +232,66 @@ impl Table for SledTable {
         Ok(found)
     }
 
+    /// Leaves everything to sled, where there is a journal.
+    fn close_journal(&self) -> Result<(), DiskError> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        self.settle(&mut lock(journal))?;
+        self.remove_journal()
+    }
+
+    /// Removes the journal, of which sled has everything, for good: it must not come back behind newer values.
+    fn remove_journal(&self) -> Result<(), DiskError> {
+        let journal = self.folder.join(JOURNAL);
+        fs::remove_file(&journal).map_err(failed("remove", &journal))?;
+        self.root.sync_folder(&self.folder)
+    }
+}
+
+impl Table for SledTable {
+    fn put(&self, key: u64, value: &[u8]) -> Result<(), DiskError> {
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(DiskError::TooLarge(value.len()));
+        }
+        let Some(journal) = &self.journal else { return self.insert([(key, value)].into_iter()) };
+        let mut journal = lock(journal);
+        if !journal.has_room(value) {
+            self.settle(&mut journal)?;
+        }
+        journal.put(key, value);
+        Ok(())
+    }
+
+    fn scan(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, DiskError> {
+        // The newest first: what is handed on to sled meanwhile is then found twice, not missed.
+        let newest = self.journal.as_ref().map(|journal| lock(journal).newest(from, bytes_max));
+        let found = self.scan_sled(from, bytes_max)?;
+        let Some(newest) = newest.filter(|newest| !newest.is_empty()) else { return Ok(found) };
+        let mut merged: BTreeMap<u64, Bytes> = found.into_iter().collect();
+        merged.extend(newest);
+        let mut bytes = 0;
+        let within = merged.into_iter().take_while(|(_, value)| {
+            let begun = bytes < bytes_max;
+            bytes += value.len();
+            begun
+        });
+        Ok(within.collect())
+    }
+
     fn sync(&self) -> BoxFuture<'_, Result<(), DiskError>> {
         Box::pin(async move {
-            guarded(&self.name, || self.database().flush())?;
-            self.root.sync_data(&self.file, &self.path)
+            match &self.journal {
+                Some(journal) => lock(journal).sync(&self.root),
+                None => self.flush(),
+            }
         })
     }
 }
 
 impl Drop for SledTable {
     fn drop(&mut self) {
+        if let Err(error) = self.close_journal() {
+            tracing::error!(table = self.name, %error, "the table's newest values stay in its journal");
+        }
         let database = self.database.take();
         // sled syncs while it closes, and panics where that fails.
         if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {

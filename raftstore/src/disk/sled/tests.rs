@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::disk::OpenTable;
+use crate::disk::sled::journal::JOURNAL_BYTES;
 use futures_util::FutureExt;
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -80,7 +82,7 @@ fn contains(bytes: &[u8], value: &[u8]) -> bool {
 #[test]
 fn a_tables_sync_syncs_its_file() {
     let (folder, witness, disk) = witnessed();
-    let table = disk.create("t").unwrap();
+    let table = disk.create("t", Syncs::Seldom).unwrap();
     let path = folder.path().join("tables/t/db");
     let inode = fs::metadata(&path).unwrap().ino();
     for number in 0..3 {
@@ -102,18 +104,153 @@ fn a_tables_sync_syncs_its_file() {
 #[test]
 fn a_new_table_is_durable() {
     let (folder, witness, disk) = witnessed();
-    let _table = disk.create("t").unwrap();
+    let _table = disk.create("t", Syncs::Seldom).unwrap();
     let tables = folder.path().join("tables");
     let table = tables.join("t");
     let want = [table.join("db"), table.join("conf"), table.clone(), table, tables];
     assert_eq!(paths(&witness.take()), want);
 }
 
+/// A table that is synced often has the journal's blocks, all of them, before anyone has the table; then a sync is one
+/// of the journal, with what was put in it, until the journal is full: sled's file has it then. A sync that fails is
+/// not taken for one that succeeded.
+#[test]
+fn a_journal_is_synced_in_place_of_sled() {
+    let (folder, witness, disk) = witnessed();
+    let table = disk.create("t", Syncs::Often).unwrap();
+    let folder = folder.path().join("tables/t");
+    let (journal, db) = (folder.join("journal"), folder.join("db"));
+    let making = witness.take();
+    assert_eq!(making[0].path, journal);
+    assert_eq!(making[0].bytes.len(), JOURNAL_BYTES);
+    let value = |number: u64| format!("{number:08}").repeat(5_000).into_bytes();
+    let mut settled = 0;
+    for number in 0..60 {
+        table.put(number, &value(number)).unwrap();
+        sync(&*table).unwrap();
+        let syncs = witness.take();
+        let (last, before) = syncs.split_last().unwrap();
+        assert_eq!(last.path, journal);
+        assert_eq!(last.bytes.len(), JOURNAL_BYTES);
+        assert!(contains(&last.bytes, &value(number)));
+        if let [full] = before {
+            assert_eq!(full.path, db);
+            assert!((settled..number).all(|number| contains(&full.bytes, &value(number))), "before {number}");
+            settled = number;
+        }
+        assert!(before.len() <= 1, "{:?}", paths(&syncs));
+    }
+    assert!(settled > 40, "the journal was never full");
+    witness.fail(Some(journal.clone()));
+    table.put(60, b"more").unwrap();
+    let error = sync(&*table).unwrap_err();
+    assert!(matches!(&error, DiskError::Io { during, .. } if during.contains("tables/t/journal")), "{error}");
+
+    // Closed, it has everything in sled, durably, and no journal.
+    witness.take();
+    drop(table);
+    let syncs = witness.take();
+    assert_eq!(paths(&syncs), [&db, &folder]);
+    assert!(contains(&syncs[0].bytes, &value(59)));
+    assert!(!journal.exists());
+}
+
+/// Whatever is read of a table that is synced often is what was put, wherever it stands at that moment.
+#[test]
+fn a_journalled_table_reads_as_any_other() {
+    let (_folder, _witness, disk) = witnessed();
+    let often = disk.create("often", Syncs::Often).unwrap();
+    let seldom = disk.create("seldom", Syncs::Seldom).unwrap();
+    let mut number = 0;
+    for step in 0..400_u64 {
+        number += 1 + step % 3;
+        let value = vec![step as u8; 7_000 + usize::try_from(step * 37 % 500).unwrap()];
+        for table in [&often, &seldom] {
+            table.put(number, &value).unwrap();
+        }
+        if step % 7 == 0 {
+            sync(&*often).unwrap();
+        }
+        if step % 20 != 0 {
+            continue;
+        }
+        for (from, bytes_max) in [
+            (0, 1),
+            (0, 30_000),
+            (number / 2, 100_000),
+            (number.saturating_sub(40), 1 << 30),
+            (number + 1, 1),
+        ] {
+            let (found, want) = (often.scan(from, bytes_max).unwrap(), seldom.scan(from, bytes_max).unwrap());
+            assert!(found == want, "{} values from {from}, not {}", found.len(), want.len());
+        }
+    }
+}
+
+/// A process that is killed leaves what it had put into the journal, a machine that loses its power what was synced:
+/// the next one finds all of it, in order and nothing twice, whatever of sled's file had reached the disk, and may be
+/// killed itself before it is done.
+#[test]
+fn what_was_synced_outlives_its_process() {
+    let (folder, witness, disk) = witnessed();
+    let table = disk.create("t", Syncs::Often).unwrap();
+    let making = witness.take();
+    let path = folder.path().join("tables/t");
+    let value = |number: u64| vec![number as u8; 20_000];
+    // What stood in each file when it was last synced: what a loss of power leaves at least.
+    let mut durable: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
+    let mut note = |syncs: Vec<Synced>| {
+        let files = syncs.into_iter().filter(|synced| !synced.bytes.is_empty());
+        durable.extend(files.map(|synced| (synced.path, synced.bytes)));
+        durable.clone()
+    };
+    note(making);
+    for number in 0..120_u64 {
+        table.put(number, &value(number)).unwrap();
+        sync(&*table).unwrap();
+        let durable = note(witness.take());
+        let power_lost = TempDir::new().unwrap();
+        let killed = TempDir::new().unwrap();
+        for root in [power_lost.path(), killed.path()] {
+            fs::create_dir_all(root.join("tables/t")).unwrap();
+            fs::write(root.join("tables/t").join(MADE), b"").unwrap();
+        }
+        for (file, bytes) in &durable {
+            fs::write(power_lost.path().join("tables/t").join(file.file_name().unwrap()), bytes).unwrap();
+        }
+        for name in ["db", "conf", "journal"] {
+            fs::copy(path.join(name), killed.path().join("tables/t").join(name)).unwrap();
+        }
+        if number % 10 != 0 && number % 52 > 3 {
+            continue;
+        }
+        for root in [power_lost.path(), killed.path()] {
+            let journal = root.join("tables/t/journal");
+            let left = fs::read(&journal).unwrap();
+            for start in 0..3 {
+                let disk = SledDisk::open(root).unwrap();
+                let found = disk.open("t").unwrap().scan(0, usize::MAX).unwrap();
+                let numbers: Vec<u64> = found.iter().map(|(key, _)| *key).collect();
+                assert_eq!(numbers, (0..=number).collect::<Vec<_>>(), "start {start} after {number}");
+                assert!(
+                    found.iter().all(|(key, bytes)| bytes[..] == value(*key)),
+                    "start {start} after {number}"
+                );
+                assert!(!journal.exists());
+                // As if it had been killed right before it removed the journal.
+                if start == 0 {
+                    fs::write(&journal, &left).unwrap();
+                }
+            }
+        }
+    }
+}
+
 /// What an earlier process left of a table in the system's cache is durable before sled looks at it.
 #[test]
 fn a_table_that_is_opened_is_synced_first() {
     let (folder, witness, disk) = witnessed();
-    drop(disk.create("t").unwrap());
+    drop(disk.create("t", Syncs::Seldom).unwrap());
     witness.take();
     let _table = disk.open("t").unwrap();
     assert_eq!(paths(&witness.take()), [folder.path().join("tables/t/db")]);
@@ -184,12 +321,12 @@ fn nobody_waits_for_the_making_of_another_table() {
     let ((reached, arrival), (pass, passed)) = (mpsc::sync_channel(1), mpsc::channel());
     let gate = Arc::new(Gate { reached, passed: Mutex::new(passed), overtaken: AtomicBool::new(false) });
     let disk = SledDisk::open_with(folder.path(), gate.clone()).unwrap();
-    drop(disk.create("old").unwrap());
+    drop(disk.create("old", Syncs::Seldom).unwrap());
     std::thread::scope(|scope| {
-        let slow = scope.spawn(|| disk.create("slow").unwrap());
+        let slow = scope.spawn(|| disk.create("slow", Syncs::Seldom).unwrap());
         arrival.recv().unwrap();
-        let same = scope.spawn(|| disk.create("slow").map(|_| ()).unwrap_err());
-        let _quick = disk.create("quick").unwrap();
+        let same = scope.spawn(|| disk.create("slow", Syncs::Seldom).map(|_| ()).unwrap_err());
+        let _quick = disk.create("quick", Syncs::Seldom).unwrap();
         drop(disk.open("old").unwrap());
         disk.remove("old").unwrap();
         pass.send(()).unwrap();
@@ -222,12 +359,12 @@ async fn until_closed(disk: &SledDisk, table: &str) {
 #[test]
 fn letting_go_of_a_table_blocks_no_worker() {
     with_the_blocking_thread_busy(async |disk, free| {
-        let table = disk.create("t").unwrap();
+        let table = disk.create("t", Syncs::Seldom).unwrap();
         drop(OpenTable::new(disk.clone(), table));
         assert_eq!(disk.open_tables(), ["t"]);
         free();
         until_closed(&disk, "t").await;
-        let table = disk.create("u").unwrap();
+        let table = disk.create("u", Syncs::Seldom).unwrap();
         drop(OpenTable::new(disk.clone(), table));
         let path = disk.root.path.clone();
         drop(disk);

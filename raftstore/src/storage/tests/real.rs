@@ -1,7 +1,7 @@
 //! The real disk.
 
 use super::*;
-use crate::disk::DiskError;
+use crate::disk::{DiskError, Syncs};
 use crate::types::SnapshotMeta;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -102,7 +102,7 @@ fn nothing_becomes_a_blob() {
     let folder = TempDir::new().unwrap();
     let disk = SledDisk::open(folder.path()).unwrap();
     for (number, bytes) in [10, 1_000, 5_000, 20_000, 50_000, 96 << 10].into_iter().enumerate() {
-        let table = disk.create(&format!("t{number}")).unwrap();
+        let table = disk.create(&format!("t{number}"), Syncs::Seldom).unwrap();
         for key in 0..(4_000_000 / (bytes as u64 + 1_000)) {
             table.put(key, &vec![key as u8; bytes]).unwrap();
         }
@@ -118,7 +118,7 @@ fn nothing_becomes_a_blob() {
     let scanned = table.scan(5, 50_000).unwrap();
     assert_eq!(scanned.iter().map(|(key, _)| *key).collect::<Vec<_>>(), vec![5, 6, 7]);
     assert!(matches!(table.put(0, &vec![0; (96 << 10) + 1]), Err(DiskError::TooLarge(_))));
-    assert!(matches!(disk.create("t3"), Err(DiskError::Exists(_))));
+    assert!(matches!(disk.create("t3", Syncs::Seldom), Err(DiskError::Exists(_))));
     assert!(matches!(disk.open("t9"), Err(DiskError::Missing(_))));
 }
 
@@ -223,7 +223,7 @@ fn a_creation_cut_short_is_undone() {
     let folder = tempfile::tempdir().unwrap();
     let whole = {
         let disk = SledDisk::open(folder.path()).unwrap();
-        disk.create("whole").unwrap().put(1, b"kept").unwrap();
+        disk.create("whole", Syncs::Seldom).unwrap().put(1, b"kept").unwrap();
         let files = fs::read_dir(folder.path().join("tables/whole")).unwrap();
         files.map(|file| file.unwrap().file_name()).collect::<Vec<_>>()
     };
@@ -238,7 +238,7 @@ fn a_creation_cut_short_is_undone() {
         assert_eq!(disk.tables().unwrap(), ["whole"], "cut at {cut}");
         assert!(matches!(disk.open("cut"), Err(DiskError::Missing(_))), "cut at {cut}");
         disk.remove_leftovers().unwrap();
-        drop(disk.create("cut").unwrap());
+        drop(disk.create("cut", Syncs::Seldom).unwrap());
         disk.remove("cut").unwrap();
     }
     let disk = SledDisk::open(folder.path()).unwrap();
@@ -251,7 +251,7 @@ fn a_creation_cut_short_is_undone() {
 fn an_opening_cut_short_is_survived() {
     let folder = TempDir::new().unwrap();
     let disk = SledDisk::open(folder.path()).unwrap();
-    let table = disk.create("t1").unwrap();
+    let table = disk.create("t1", Syncs::Seldom).unwrap();
     table.put(1, b"kept").unwrap();
     let synced = futures_util::FutureExt::now_or_never(table.sync());
     assert!(matches!(synced, Some(Ok(()))));
@@ -278,7 +278,7 @@ fn an_opening_cut_short_is_survived() {
 #[test]
 fn a_removal_cut_short_is_finished() {
     let folder = TempDir::new().unwrap();
-    drop(SledDisk::open(folder.path()).unwrap().create("t1").unwrap());
+    drop(SledDisk::open(folder.path()).unwrap().create("t1", Syncs::Seldom).unwrap());
     let tables = folder.path().join("tables");
     fs::rename(tables.join("t1"), tables.join("removed.t1")).unwrap();
     fs::remove_file(tables.join("removed.t1").join("db")).unwrap();
