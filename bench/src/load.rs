@@ -1,72 +1,89 @@
-//! Closed-loop load: so many operations in flight, each followed by the next, for so long. Prints a row for each
-//! workload and concurrency with throughput, latencies, and what the servers spent: CPU per operation (from
-//! `/proc` of the given processes) and syncs of the log per operation (from their metrics).
+//! Load on a cluster that runs: so many operations in flight, each followed by the next, or so many a second whatever
+//! the cluster makes of it. A row for each workload and concurrency tells throughput, latencies, and what the servers
+//! spent.
 
-use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+mod row;
+
+use crate::html::Page;
+use crate::keys::{self, Distribution, Keys, key};
+use crate::measure::{Plan, measure};
+use crate::metrics::Logs;
+use crate::open_loop::WAITING_MAX;
+use crate::process::Usage;
+use crate::report::{Output, PageFile, Table};
+use crate::workload::{Load, Mix, Workload};
+use anyhow::{Result, ensure};
+use clap::Args;
 use client::Client;
-use hdrhistogram::Histogram;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{Rng, RngExt, SeedableRng};
-use std::fmt::Write as _;
-use std::time::Duration;
+use row::Row;
+use std::path::PathBuf;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+
+/// How many operations are in flight unless told otherwise: in a closed loop, and at a fixed rate.
+const IN_FLIGHT: [u32; 3] = [1, 64, 256];
+const IN_FLIGHT_AT_RATE: [u32; 1] = [256];
+
+/// How many put at once where all keys are written.
+const FILLERS: u64 = 256;
 
 /// What to load a cluster with.
 #[derive(Debug, Args)]
 pub struct LoadArgs {
-    /// The servers' processes, for their CPU time.
-    #[arg(long, value_delimiter = ',')]
+    /// The servers' processes, for their CPU time, disk writes and memory.
+    #[arg(long, value_delimiter = ',', value_name = "PID,PID")]
     pids: Vec<u32>,
     /// What to do.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "put,get")]
     workloads: Vec<Workload>,
-    /// How many operations to keep in flight.
-    #[arg(long, value_delimiter = ',', default_value = "1,64,256", value_parser = clap::value_parser!(u32).range(1..))]
+    /// How many operations to keep in flight, or with --rate how many to have in flight at most [default: 1,64,256, or
+    /// 256 with --rate].
+    #[arg(long, value_delimiter = ',', value_name = "N,N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     in_flight: Vec<u32>,
+    /// Begins so many operations a second, however long they take, and counts each one's time from when it was due. Up to
+    /// 10000 that are due wait where all of --in-flight are at work; what exceeds them is counted as refused.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: Option<u32>,
     /// How long to measure each, in seconds, after a fifth of it unmeasured.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
     /// The values' size in bytes.
-    #[arg(long, default_value_t = 256)]
-    value_bytes: usize,
-    /// How many keys there are; operations pick among them uniformly.
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    value_bytes: u64,
+    /// How many keys there are.
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     keys: u64,
+    /// How often each key is drawn.
+    #[arg(long, value_enum, default_value = "uniform")]
+    distribution: Distribution,
     /// Writes every key once, and measures nothing.
     #[arg(long)]
     fill: bool,
+    /// What results look like.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+    /// Also writes a page with plots and the table, which needs nothing but a browser.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Workload {
-    /// Replaces values.
-    Put,
-    /// Reads values, linearizably.
-    Get,
-}
-
-/// What the servers spent so far.
-#[derive(Clone, Copy, Debug, Default)]
-struct Spent {
-    cpu: Duration,
-    syncs: u64,
-    log_bytes: u64,
-}
-
-impl Spent {
-    /// What was spent since `before`; an error where a counter went back, as it does with a new process.
-    fn since(self, before: Self) -> Result<Self> {
-        let spent = || {
-            Some(Self {
-                cpu: self.cpu.checked_sub(before.cpu)?,
-                syncs: self.syncs.checked_sub(before.syncs)?,
-                log_bytes: self.log_bytes.checked_sub(before.log_bytes)?,
-            })
-        };
-        spent().context("a server was restarted while it was measured: its counters went back")
+impl LoadArgs {
+    fn in_flight(&self) -> &[u32] {
+        match (self.in_flight.is_empty(), self.rate) {
+            (false, _) => &self.in_flight,
+            (true, None) => &IN_FLIGHT,
+            (true, Some(_)) => &IN_FLIGHT_AT_RATE,
+        }
     }
+}
+
+/// What the servers have spent so far.
+#[derive(Clone, Copy, Debug)]
+struct Spent {
+    usage: Usage,
+    logs: Logs,
 }
 
 /// Loads the cluster of `nodes`, each as `http://host:port`, and prints a row for each workload and concurrency.
@@ -74,150 +91,129 @@ impl Spent {
 /// # Errors
 /// The first operation that failed; nothing is measured over a failure.
 pub async fn run(nodes: &[String], args: &LoadArgs) -> Result<()> {
-    let client = Client::connect(nodes.iter().map(String::as_str)).await?;
-    let http = crate::http()?;
+    // Every operation that is in flight here is to be in flight at the cluster.
+    let most = args.in_flight().iter().copied().max().unwrap_or(1);
+    let in_flight_max = client::Config::default().in_flight_max.max(usize::try_from(most)?);
+    let config = client::Config { in_flight_max, ..client::Config::default() };
+    let client = Client::builder().config(config).seeds(nodes.iter().map(String::as_str)).connect().await?;
     if args.fill {
         return fill(&client, args).await;
     }
-    crate::say(
-        "workload  in flight      ops/s   p50 ms   p99 ms   max ms  server µs/op  syncs/op  log bytes/op",
-    )?;
-    for &workload in &args.workloads {
-        for &in_flight in &args.in_flight {
-            measure(&client, &http, nodes, args, workload, in_flight).await?;
-        }
+    let page = args.html.as_deref().map(PageFile::create).transpose()?;
+    let (rows, table) = measure_all(&client, nodes, args).await?;
+    if let Some(file) = page {
+        file.write(&page_of(args, &rows, table).html())?;
     }
     Ok(())
 }
 
-fn key(number: u64) -> String {
-    format!("bench/{number:016}")
-}
-
-async fn fill(client: &Client, args: &LoadArgs) -> Result<()> {
-    let began = Instant::now();
-    let mut tasks = JoinSet::new();
-    let writers = 256;
-    for writer in 0..writers {
-        let (client, keys, bytes) = (client.clone(), args.keys, args.value_bytes);
-        tasks.spawn(async move {
-            let mut random = StdRng::seed_from_u64(writer);
-            for number in (writer..keys).step_by(usize::try_from(writers)?) {
-                client.put(key(number), value(&mut random, bytes)).await?;
+/// Measures and prints row by row.
+async fn measure_all(client: &Client, nodes: &[String], args: &LoadArgs) -> Result<(Vec<Row>, Table)> {
+    let mut table = Row::table();
+    let mut rows = Vec::new();
+    if args.output == Output::Table {
+        crate::say(&table.head())?;
+    }
+    for &workload in &args.workloads {
+        for &in_flight in args.in_flight() {
+            let row = measure_one(client, nodes, args, workload, in_flight).await?;
+            let line = table.add(row.cells());
+            match args.output {
+                Output::Table => crate::say(&line)?,
+                Output::Json => crate::say(&serde_json::to_string(&row)?)?,
             }
-            anyhow::Ok(())
-        });
+            rows.push(row);
+        }
     }
-    while let Some(done) = tasks.join_next().await {
-        done??;
-    }
-    crate::say(&format!(
-        "{} keys of {} bytes in {:.1} s",
-        args.keys,
-        args.value_bytes,
-        began.elapsed().as_secs_f64()
-    ))
+    Ok((rows, table))
 }
 
-fn value(random: &mut StdRng, bytes: usize) -> Vec<u8> {
-    let mut value = vec![0; bytes];
-    random.fill_bytes(&mut value);
-    value
-}
-
-async fn measure(
+async fn measure_one(
     client: &Client,
-    http: &reqwest::Client,
     nodes: &[String],
     args: &LoadArgs,
     workload: Workload,
     in_flight: u32,
-) -> Result<()> {
-    let warm_until = Instant::now() + Duration::from_secs(args.seconds) / 5;
-    let until = warm_until + Duration::from_secs(args.seconds);
+) -> Result<Row> {
+    let keys = Keys::new(args.keys, args.distribution)?;
+    let mix = Mix { workload, keys, value_bytes: usize::try_from(args.value_bytes)? };
+    let load = Load::new(client, mix).await?;
+    let http = crate::http()?;
+    let spent = async || {
+        let logs = Logs::of(&http, nodes).await?;
+        Ok(Spent { usage: Usage::of(&args.pids)?, logs })
+    };
+    let plan = Plan::new(args.seconds, args.rate);
+    let measured = measure(load.workers(in_flight), plan, spent).await?;
+    Row::new(workload, in_flight, args, &measured)
+}
+
+/// The rows as a page.
+fn page_of(args: &LoadArgs, rows: &[Row], table: Table) -> Page {
+    let pace = match args.rate {
+        None => "each operation is followed by the next".to_owned(),
+        Some(rate) => format!("{rate} operations a second, of which {WAITING_MAX} may wait"),
+    };
+    let fact = |name: &str, fact: String| (name.to_owned(), fact);
+    Page {
+        title: "flotilla under load".to_owned(),
+        facts: vec![
+            fact("keys", format!("{}, {:?}", args.keys, args.distribution).to_lowercase()),
+            fact("values", format!("{} bytes", args.value_bytes)),
+            fact("measured", format!("{} s each, after a fifth of it", args.seconds)),
+            fact("pace", pace),
+        ],
+        plots: row::plots(rows),
+        tables: vec![("Measured".to_owned(), table)],
+    }
+}
+
+async fn fill(client: &Client, args: &LoadArgs) -> Result<()> {
+    let began = Instant::now();
+    let client = client.clone();
+    let put = move |key, value| {
+        let client = client.clone();
+        async move { Ok(client.put(key, value).await.map(drop)?) }
+    };
+    fill_keys(args.keys, usize::try_from(args.value_bytes)?, put).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    crate::say(&format!("{} keys of {} bytes in {seconds:.1} s", args.keys, args.value_bytes))
+}
+
+/// Writes every key once, many at a time.
+pub(crate) async fn fill_keys<P>(
+    keys: u64,
+    value_bytes: usize,
+    put: impl Fn(String, Vec<u8>) -> P + Clone + Send + 'static,
+) -> Result<()>
+where
+    P: Future<Output = Result<()>> + Send,
+{
     let mut tasks = JoinSet::new();
-    for worker in 0..in_flight {
-        let (client, keys, bytes) = (client.clone(), args.keys, args.value_bytes);
+    for filler in 0..FILLERS {
+        let put = put.clone();
         tasks.spawn(async move {
-            let mut random = StdRng::seed_from_u64(worker.into());
-            let mut latencies = Histogram::<u64>::new(3)?;
-            while Instant::now() < until {
-                let key = key(random.random_range(0..keys));
-                let began = Instant::now();
-                match workload {
-                    Workload::Put => {
-                        client.put(key, value(&mut random, bytes)).await?;
-                    }
-                    Workload::Get => {
-                        let value = client.get(&key).await?;
-                        value
-                            .with_context(|| format!("no key {key}: write all of them with --fill first"))?;
-                    }
-                }
-                if began >= warm_until {
-                    latencies.record(u64::try_from(began.elapsed().as_micros())?)?;
-                }
+            let mut random = StdRng::seed_from_u64(filler);
+            for number in (filler..keys).step_by(usize::try_from(FILLERS)?) {
+                put(key(number), keys::value(&mut random, value_bytes)).await?;
             }
-            anyhow::Ok(latencies)
+            anyhow::Ok(())
         });
     }
-    tokio::time::sleep_until(warm_until).await;
-    let before = spent(http, nodes, args).await?;
-    tokio::time::sleep_until(until).await;
-    let after = spent(http, nodes, args).await?;
-    let mut all = Histogram::<u64>::new(3)?;
+    let mut fillers = 0;
     while let Some(done) = tasks.join_next().await {
-        all.add(done??)?;
+        done??;
+        fillers += 1;
     }
-    let operations = all.len().max(1) as f64;
-    let millis = |micros: u64| micros as f64 / 1e3;
-    let mut row = format!("{workload:<8?}  {in_flight:>9}  {:>9.0}", operations / args.seconds as f64);
-    for quantile in [0.5, 0.99, 1.0] {
-        write!(row, "  {:>7.2}", millis(all.value_at_quantile(quantile)))?;
-    }
-    let spent = after.since(before)?;
-    let cpu = per_operation(spent.cpu, operations, &args.pids);
-    let syncs = spent.syncs as f64 / operations;
-    let bytes = spent.log_bytes as f64 / operations;
-    write!(row, "  {cpu:>12}  {syncs:>8.3}  {bytes:>12.0}")?;
-    crate::say(&row)
+    ensure!(fillers == FILLERS, "not all keys were written");
+    Ok(())
 }
 
-/// Microseconds for each operation, where the processes are known that spent them.
-fn per_operation(cpu: Duration, operations: f64, pids: &[u32]) -> String {
-    if pids.is_empty() { "-".into() } else { format!("{:.1}", cpu.as_micros() as f64 / operations) }
-}
-
-async fn spent(http: &reqwest::Client, nodes: &[String], args: &LoadArgs) -> Result<Spent> {
-    let mut spent = Spent::default();
-    for &pid in &args.pids {
-        spent.cpu += cpu_time(pid)?;
-    }
-    for node in nodes {
-        let page = http.get(format!("{node}/metrics")).send().await?.text().await?;
-        spent.syncs += metric(&page, "flotilla_log_syncs_total")?;
-        spent.log_bytes += metric(&page, "flotilla_log_bytes_total")?;
-    }
-    Ok(spent)
-}
-
-fn metric(page: &str, name: &str) -> Result<u64> {
-    let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value
-        .with_context(|| format!("metrics have no {name}"))?
-        .parse()
-        .with_context(|| format!("metric {name}"))
-}
-
-/// User and system time of a process, by the kernel's clock ticks of 10 ms.
-fn cpu_time(pid: u32) -> Result<Duration> {
-    let stat =
-        std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let (Some(user), Some(system)) = (fields.get(11), fields.get(12)) else {
-        bail!("process {pid} has no times")
-    };
-    Ok(Duration::from_millis(10 * (user.parse::<u64>()? + system.parse::<u64>()?)))
+#[cfg(test)]
+#[derive(Debug, clap::Parser)]
+struct Command {
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 #[cfg(test)]
@@ -225,35 +221,58 @@ mod tests {
     use super::*;
     use clap::Parser;
 
-    #[derive(Debug, Parser)]
-    struct Command {
-        #[command(flatten)]
-        load: LoadArgs,
+    fn parse(arguments: &[&str]) -> Result<LoadArgs, clap::Error> {
+        let arguments = std::iter::once("bench").chain(arguments.iter().copied());
+        Command::try_parse_from(arguments).map(|command| command.load)
     }
 
     /// What would measure nothing is refused.
     #[test]
     fn arguments() {
-        let load = Command::try_parse_from(["bench", "--in-flight", "1,2"]).expect("good arguments").load;
-        assert_eq!(load.in_flight, [1, 2]);
-        for bad in ["--keys=0", "--seconds=0", "--in-flight=0"] {
-            assert!(Command::try_parse_from(["bench", bad]).is_err(), "{bad}");
+        let load = parse(&["--in-flight", "1,2", "--workloads", "mixed-50,mixed-95,compare-and-set,scan"]);
+        assert_eq!(load.expect("good arguments").in_flight(), [1, 2]);
+        for bad in [
+            "--keys=0",
+            "--seconds=0",
+            "--in-flight=0",
+            "--rate=0",
+            "--value-bytes=0",
+            "--distribution=normal",
+            "--workloads=delete",
+        ] {
+            assert!(parse(&[bad]).is_err(), "{bad}");
         }
     }
 
-    /// Where no process was named, nothing is said of what they spent, not that it was nothing.
+    /// A closed loop shows several concurrencies, a fixed rate one that does not stand in its way.
     #[test]
-    fn unknown_costs_are_not_zero() {
-        let spent = Duration::from_micros(250);
-        assert_eq!(per_operation(spent, 100.0, &[7]), "2.5");
-        assert_eq!(per_operation(Duration::ZERO, 100.0, &[]), "-");
+    fn concurrencies() {
+        assert_eq!(parse(&[]).expect("good arguments").in_flight(), IN_FLIGHT);
+        assert_eq!(parse(&["--rate", "500"]).expect("good arguments").in_flight(), IN_FLIGHT_AT_RATE);
     }
 
-    /// Counters that went back are an error that says why, no panic.
+    /// The help tells the bound that holds.
     #[test]
-    fn restarts_are_told() {
-        let before = Spent { cpu: Duration::from_millis(20), syncs: 7, log_bytes: 70 };
-        assert_eq!(before.since(Spent::default()).expect("counters grew").syncs, 7);
-        assert!(Spent { syncs: 6, ..before }.since(before).is_err());
+    fn the_help_tells_the_bound() {
+        use clap::CommandFactory;
+        assert!(Command::command().render_long_help().to_string().contains(&WAITING_MAX.to_string()));
+    }
+
+    /// Every key is written once.
+    #[tokio::test]
+    async fn all_keys_are_written() {
+        let written = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let log = written.clone();
+        let put = move |key: String, value: Vec<u8>| {
+            assert_eq!(value.len(), 9);
+            log.lock().expect("no panic").push(key);
+            std::future::ready(Ok(()))
+        };
+        fill_keys(1_000, 9, put).await.expect("all succeed");
+        let mut written = written.lock().expect("no panic").clone();
+        written.sort_unstable();
+        assert_eq!(written, (0..1_000).map(key).collect::<Vec<_>>());
+        let failing = |_, _| std::future::ready(Err(anyhow::anyhow!("full")));
+        assert_eq!(fill_keys(1, 9, failing).await.expect_err("it failed").to_string(), "full");
     }
 }

@@ -1,10 +1,12 @@
-//! `flotilla bench …`: measures a running cluster.
+//! `flotilla bench …`: measures a running cluster, or clusters that it starts itself.
 
 use crate::admin;
 use crate::arguments::{NODES_DEFAULT, nodes_help};
 use crate::kv::{self, Failure};
+use crate::signals::Signals;
 use clap::{Args, Subcommand};
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 const EXIT_CODES: &str = "Exit codes:
   0  measured
@@ -14,7 +16,7 @@ const EXIT_CODES: &str = "Exit codes:
 /// How long the cluster may take to answer before anything is measured.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 
-/// Measure a running cluster, on keys of its own: "bench/…" and "{bench-move…}/…"
+/// Measure a running cluster, on keys of its own, "bench…" and "{bench-move…}/…", or clusters that are started for it
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct BenchArgs {
@@ -26,12 +28,15 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Keep so many operations in flight: throughput, latencies, and what the servers spent
+    /// Keep so many operations in flight, or begin so many a second: throughput, latencies, and what the servers spent
     #[command(after_help = load_help())]
     Load(bench::LoadArgs),
     /// Move a shard to and fro while clients use it: how long they wait, and whether others notice
     #[command(after_help = EXIT_CODES)]
     Move(bench::MoveArgs),
+    /// Start flotilla, etcd and Redis on this machine and measure them in turns; --nodes is not asked
+    #[command(after_help = peers_help())]
+    Peers(bench::PeersArgs),
 }
 
 /// Gets read what is there: without a first run that fills it, a fresh cluster has nothing to be read.
@@ -40,19 +45,62 @@ fn load_help() -> String {
         "Examples:
   flotilla bench load --fill                      write all keys once, before the first measurement
   flotilla bench load --workloads put,get --in-flight 64
+  flotilla bench load --workloads mixed-95 --rate 5000 --distribution zipfian --html load.html
 
 {EXIT_CODES}"
     )
 }
 
+fn peers_help() -> String {
+    format!(
+        "Examples:
+  flotilla bench peers --dir /var/tmp --html peers.html
+  flotilla bench peers --vs etcd --etcd ~/etcd/etcd --workloads put --in-flight 1,64 --rounds 3
+
+{EXIT_CODES}
+  130  a signal ended it; so were the servers that it had started"
+    )
+}
+
 /// Measures.
 pub(crate) async fn run(args: BenchArgs) -> Result<(), Failure> {
-    let nodes = admin::nodes(args.nodes.as_deref().unwrap_or(NODES_DEFAULT))?;
-    // Said as by every command, and before anything is measured.
-    drop(kv::connect(args.nodes.as_deref(), CONNECT_TIME).await?);
     let measured = match &args.command {
-        Command::Load(load) => bench::load(&nodes, load).await,
-        Command::Move(moves) => bench::moves(&nodes, moves).await,
+        Command::Load(load) => bench::load(&running_cluster(&args).await?, load).await,
+        Command::Move(moves) => bench::moves(&running_cluster(&args).await?, moves).await,
+        Command::Peers(peers) => return beside_peers(peers).await,
     };
-    measured.map_err(|error| Failure::Failed(format!("{error:#}")))
+    measured.map_err(failed)
+}
+
+fn failed(error: anyhow::Error) -> Failure {
+    Failure::Failed(format!("{error:#}"))
+}
+
+/// The nodes of the cluster that is to be measured. That nobody answers is said as by every command, and before anything
+/// is measured.
+async fn running_cluster(args: &BenchArgs) -> Result<Vec<String>, Failure> {
+    let nodes = admin::nodes(args.nodes.as_deref().unwrap_or(NODES_DEFAULT))?;
+    drop(kv::connect(args.nodes.as_deref(), CONNECT_TIME).await?);
+    Ok(nodes)
+}
+
+/// Measures servers that are started for it. A terminal that goes away must not leave them behind either.
+async fn beside_peers(peers: &bench::PeersArgs) -> Result<(), Failure> {
+    let executable = std::env::current_exe()
+        .map_err(|error| Failure::Failed(format!("cannot find this program's file: {error}")))?;
+    let mut signals = Signals::catch()?;
+    let mut hangup = signal(SignalKind::hangup())
+        .map_err(|error| Failure::Failed(format!("cannot catch signals: {error}")))?;
+    let stop = async {
+        tokio::select! {
+            signal = signals.recv() => signal,
+            _ = hangup.recv() => "SIGHUP",
+        }
+    };
+    match bench::peers(peers, &executable, stop).await.map_err(failed)? {
+        bench::Ended::Measured => Ok(()),
+        bench::Ended::Stopped(signal) => {
+            Err(Failure::Interrupted(format!("{signal} ended it before all was measured; no server is left")))
+        }
+    }
 }
