@@ -178,6 +178,52 @@ fn flipped_bits_in_files_are_found() {
     });
 }
 
+/// A bit flipped anywhere in the journal that a killed process left is found at the start: what was acknowledged is
+/// all there, or the start says that something is lost. The last record alone cannot be told from one that was cut
+/// short, and its mark says so all the same.
+#[test]
+fn flipped_bits_in_a_journal_are_found() {
+    real(|folder| async move {
+        let storage = open_real(&folder, config()).await.unwrap();
+        let mut log = storage.log(G1);
+        for start in 0..20 {
+            append_synced(&mut log, entries(1, start..start + 1, 10_000)).await;
+        }
+        // What a process leaves that is killed at this moment.
+        let killed = TempDir::new().unwrap();
+        copy(folder.path(), killed.path());
+        drop(log);
+        close(storage).await;
+        let segment = Path::new("tables").join("log-00000001");
+        assert!(!folder.path().join(&segment).join("journal").exists());
+        let whole = TempDir::new().unwrap();
+        copy(killed.path(), whole.path());
+        let storage = open_real(&whole, config()).await.unwrap();
+        assert_eq!(all(&storage.log(G1)).await, entries(1, 0..20, 10_000));
+        close(storage).await;
+        let (mut refused, mut harmless) = (0, 0);
+        for step in 0..40 {
+            let damaged = TempDir::new().unwrap();
+            copy(killed.path(), damaged.path());
+            flip(&damaged.path().join(&segment).join("journal"), step * 6_000 + 2);
+            match open_real(&damaged, config()).await {
+                Err(error) => {
+                    refused += 1;
+                    let text = error.to_string();
+                    assert!(text.contains("lost") || text.contains("damaged"), "{text}");
+                    assert!(open_real(&damaged, config()).await.is_err(), "and it stays refused");
+                }
+                Ok(storage) => {
+                    harmless += 1;
+                    assert_eq!(all(&storage.log(G1)).await, entries(1, 0..20, 10_000), "step {step}");
+                    storage.close().await.ok();
+                }
+            }
+        }
+        assert!(refused >= 30 && harmless > 0, "{refused} refused, {harmless} beyond what was written");
+    });
+}
+
 fn flip(path: &Path, at: u64) {
     let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
