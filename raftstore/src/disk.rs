@@ -80,7 +80,7 @@ impl DiskError {
 /// What a table is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syncs {
-    /// To be synced after every few values, as a log is.
+    /// To be synced after every few values, as a log is. No number is put twice.
     Often,
     /// To be synced after many, as a snapshot is.
     Seldom,

@@ -13,7 +13,9 @@
 //! - Its flush is `sync_file_range`, which neither writes the file's size nor empties the drive's cache. So
 //!   [`Table::sync`] flushes and then syncs sled's file through a handle of our own.
 //! - A flush wakes all seven threads of its pool, whatever it has to write. A table that is synced often syncs a
-//!   [`journal`] instead, and gives sled its values by the mebibyte.
+//!   [`journal`] instead, and gives sled its values by the quarter of a mebibyte.
+//! - A batch of values is written behind a note of its own, one that waits for every flush in the process, and whose
+//!   failure wakes nobody. Values are put one by one.
 //! - A page larger than a quarter of a segment leaves the file for one under `blobs/`, which nobody syncs.
 //!   A page holds at most one tree's values, so a tree is closed to new values before it could outgrow that
 //!   quarter (see [`table`]), and the next one begins, named by its first number.

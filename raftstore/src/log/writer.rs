@@ -306,7 +306,8 @@ impl Writer {
         self.log.segments.back().map_or(0, |segment| segment.number) + 1
     }
 
-    /// Closes a full segment's table, which syncs it once more, and makes durable that it was full.
+    /// Closes a full segment's table, which leaves its newest values to sled as soon as nobody reads it, and makes
+    /// durable that it was full.
     async fn retire(&mut self, full: Arc<dyn Table>) {
         self.retiring.end().await;
         let disk = Arc::clone(&self.shared.disk);

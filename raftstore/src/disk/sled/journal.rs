@@ -1,8 +1,8 @@
 //! The newest values of a table that is synced often, until sled has them.
 //!
-//! A flush of sled wakes every thread of its pool, writes, and waits for the device before our own sync does; and
-//! each value rewrites a page. Here a sync is one write and one `fdatasync` of a file whose length and blocks never
-//! change. sled gets the values by the mebibyte.
+//! A flush of sled wakes every thread of its pool, writes, and waits for the device before our own sync does. Here a
+//! sync is one write and one `fdatasync` of a file whose length and blocks never change. sled gets the values when they
+//! fill the journal; the sync that follows is sled's, and the journal's next lap begins.
 //!
 //! ```text
 //! file    "fjl1", the format · frames · what earlier laps left, or zeros; JOURNAL_BYTES in all
@@ -10,32 +10,41 @@
 //! ```
 //!
 //! Crash points. A lap begins anew once sled has all values of the one before, durably; until then they stand here.
-//! So a crash finds each synced value here, or in sled, or in both, as they are. A frame that was cut short ends the
-//! lap, and so does one of an earlier lap; nobody was told that those values were durable. What was never synced may
-//! be found all the same: as much as was written, from the first on. The file is durable before the table counts as
-//! made, so one that does not begin as it should is damaged.
+//! So a crash finds each value whose sync has returned here, or in sled, or in both. A frame that was cut short ends
+//! the lap, and so does one of an earlier lap; nobody was told that those values were durable. What was never synced
+//! may be found all the same: as much as was written, from the first on. The file is durable before the table counts
+//! as made, so one that does not begin as it should is damaged.
+//!
+//! A journal is removed by the process that wrote it, once it has closed the table and nothing has failed, or with its
+//! table. Whoever opens the table after a kill leaves it where it is: a sync of sled's file that failed for the process
+//! before would succeed for this one, and prove nothing.
 
 use super::Root;
-use crate::disk::DiskError;
+use crate::disk::{DiskError, VALUE_BYTES_MAX};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// How much waits for sled at most, and what the file takes.
-pub(super) const JOURNAL_BYTES: usize = 1 << 20;
+/// How much waits for sled at most, and what the file takes. As much of small values becomes less than one of sled's
+/// segments, so that no more of its file is ever written between two syncs.
+pub(super) const JOURNAL_BYTES: usize = 256 << 10;
 
 const FORMAT: [u8; 4] = *b"fjl1";
 
 const HEADER_BYTES: usize = 20;
 
+const _: () =
+    assert!(FORMAT.len() + HEADER_BYTES + VALUE_BYTES_MAX <= JOURNAL_BYTES, "the longest value fits");
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Journal {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     lap: u32,
     /// The frames of this lap.
@@ -54,7 +63,14 @@ impl Journal {
         blocks[..FORMAT.len()].copy_from_slice(&FORMAT);
         file.write_all_at(&blocks, 0).map_err(super::failed("write", &path))?;
         root.sync_all(&file, &path)?;
-        Ok(Self { file, path, lap: 1, frames: Vec::new(), written: 0, values: BTreeMap::new() })
+        Ok(Self {
+            file: Arc::new(file),
+            path,
+            lap: 1,
+            frames: Vec::new(),
+            written: 0,
+            values: BTreeMap::new(),
+        })
     }
 
     pub(super) fn has_room(&self, value: &[u8]) -> bool {
@@ -75,12 +91,12 @@ impl Journal {
         self.values.insert(key, start + HEADER_BYTES..self.frames.len());
     }
 
-    /// Makes all values of this lap durable.
-    pub(super) fn sync(&mut self, root: &Root) -> Result<(), DiskError> {
+    /// Writes all values of this lap. Returns the file, whose sync makes them durable.
+    pub(super) fn write(&mut self) -> Result<(Arc<File>, PathBuf), DiskError> {
         let (fresh, at) = (&self.frames[self.written..], FORMAT.len() + self.written);
         self.file.write_all_at(fresh, at as u64).map_err(super::failed("write", &self.path))?;
         self.written = self.frames.len();
-        root.sync_data(&self.file, &self.path)
+        Ok((Arc::clone(&self.file), self.path.clone()))
     }
 
     /// The values of this lap, from a number on, in order.
@@ -109,13 +125,16 @@ impl Journal {
 
     /// What the journal of an earlier process holds, by number; `None` where there is none.
     pub(super) fn read(path: &Path) -> Result<Option<BTreeMap<u64, Vec<u8>>>, DiskError> {
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
+        let file = match File::open(path) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(super::failed("read", path)(error)),
         };
-        let frames = bytes.strip_prefix(&FORMAT);
-        let why = "it does not begin as a journal that this build knows";
+        let mut bytes = Vec::new();
+        let most = JOURNAL_BYTES as u64 + 1;
+        file.take(most).read_to_end(&mut bytes).map_err(super::failed("read", path))?;
+        let frames = bytes.strip_prefix(&FORMAT).filter(|_| bytes.len() == JOURNAL_BYTES);
+        let why = "it has not the beginning and the length of a journal that this build knows";
         let frames = frames.ok_or_else(|| DiskError::damaged(path.display().to_string(), why))?;
         Ok(Some(values_in(frames)))
     }
@@ -157,11 +176,14 @@ mod tests {
     use crate::disk::sled::syncer::SystemSyncer;
     use proptest::collection::vec;
     use proptest::prelude::*;
-    use std::sync::Arc;
-
     fn root(folder: &Path) -> Root {
         let lock = super::super::open_file(&folder.join("lock")).unwrap();
         Root { path: folder.to_path_buf(), syncer: Arc::new(SystemSyncer), _lock: lock }
+    }
+
+    fn sync(journal: &mut Journal) {
+        let (file, _) = journal.write().unwrap();
+        file.sync_data().unwrap();
     }
 
     fn numbered(values: &[(u64, &str)]) -> BTreeMap<u64, Vec<u8>> {
@@ -176,7 +198,7 @@ mod tests {
         let path = folder.path().join("journal");
         let mut journal = Journal::create(path.clone(), &root).unwrap();
         journal.put(258, b"ab");
-        journal.sync(&root).unwrap();
+        sync(&mut journal);
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(bytes.len(), JOURNAL_BYTES);
         let covered = [1, 0, 0, 0, 2, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, b'a', b'b'];
@@ -185,8 +207,10 @@ mod tests {
         assert_eq!(bytes[8..26], covered);
         assert!(bytes[26..].iter().all(|&byte| byte == 0));
         assert_eq!(Journal::read(&path).unwrap().unwrap(), numbered(&[(258, "ab")]));
-        for other in [&b"fjl2"[..], b"fj"] {
-            std::fs::write(&path, [other, &bytes[4..]].concat()).unwrap();
+        for other in
+            [[b"fjl2", &bytes[4..]].concat(), bytes[1..].to_vec(), [&bytes[..], b"x"].concat(), Vec::new()]
+        {
+            std::fs::write(&path, other).unwrap();
             let error = Journal::read(&path).unwrap_err().to_string();
             assert!(error.contains("journal is damaged"), "{error}");
         }
@@ -206,13 +230,13 @@ mod tests {
             journal.put(key, value.as_bytes());
         }
         assert_eq!(read(), BTreeMap::new());
-        journal.sync(&root).unwrap();
+        sync(&mut journal);
         journal.put(3, b"not synced, not written");
         assert_eq!(read(), numbered(&[(1, "one"), (2, "zwo")]));
         journal.begin_lap();
         assert_eq!(journal.values(0).count(), 0);
         journal.put(4, b"for");
-        journal.sync(&root).unwrap();
+        sync(&mut journal);
         assert_eq!(read(), numbered(&[(4, "for")]));
     }
 
@@ -257,7 +281,7 @@ mod tests {
         for (key, value) in [(1, "one"), (2, "two"), (3, "three")] {
             journal.put(key, value.as_bytes());
         }
-        journal.sync(&root).unwrap();
+        sync(&mut journal);
         let whole = std::fs::read(&path).unwrap()[FORMAT.len()..].to_vec();
         let (first, second) = (HEADER_BYTES + 3, 2 * (HEADER_BYTES + 3));
         for at in first..second {

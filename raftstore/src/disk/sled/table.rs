@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -37,12 +38,22 @@ pub(super) struct SledTable {
     file: File,
     path: PathBuf,
     folder: PathBuf,
-    /// Holds the newest values, where there is one. It is there from the table's making until it is closed.
-    journal: Option<Mutex<Journal>>,
+    /// Takes the newest values, where there is one.
+    journal: Option<Mutex<Newest>>,
     /// The tree that takes the next value, and the bytes in it. New trees only ever follow it.
     last_tree: Mutex<Option<(u64, usize)>>,
     registry: Arc<Registry>,
     root: Arc<Root>,
+}
+
+/// The values of a table that is synced often, on their way to sled.
+struct Newest {
+    journal: Journal,
+    /// Whether the journal was full since the last sync: sled has been given all that stands in it, and is given all
+    /// that follows, until the next sync.
+    full: bool,
+    /// Whether something failed: then nobody knows what sled's file holds, and the journal stays.
+    failed: bool,
 }
 
 /// Removes the notes on its file that sled was writing when its process was killed, in the middle of opening it: sled
@@ -61,7 +72,8 @@ fn remove_unfinished_notes(folder: &Path) -> Result<(), DiskError> {
 }
 
 impl SledTable {
-    /// Opens a database, or makes a `new` one, durably. One that was journalled has all its values in sled after that.
+    /// Opens a database, or makes a `new` one, durably. One that was journalled has all its values in sled after that,
+    /// and no journal of its own.
     pub(super) fn open(disk: &SledDisk, name: &str, new: Option<Syncs>) -> Result<Arc<Self>, DiskError> {
         let (folder, root) = (disk.folder(name), &disk.root);
         let (path, journal_path) = (folder.join("db"), folder.join(JOURNAL));
@@ -84,7 +96,8 @@ impl SledTable {
         let mut journal = None;
         if let Some(syncs) = new {
             if syncs == Syncs::Often {
-                journal = Some(Mutex::new(Journal::create(journal_path.clone(), root)?));
+                let made = Journal::create(journal_path.clone(), root)?;
+                journal = Some(Mutex::new(Newest { journal: made, full: false, failed: false }));
             }
             guarded(name, || database.flush())?;
             root.sync_all(&file, &path)?;
@@ -114,29 +127,40 @@ impl SledTable {
             && let Some(values) = Journal::read(&journal_path)?
         {
             table.restore(&values)?;
-            table.remove_journal()?;
         }
         Ok(Arc::new(table))
     }
 
-    /// Puts what a journal held into sled, durably, as far as sled has not got it.
+    /// Gives sled what a journal holds and sled has not got, durably.
     fn restore(&self, values: &BTreeMap<u64, Vec<u8>>) -> Result<(), DiskError> {
+        let greatest = self.greatest()?;
+        let mut missing = false;
         for (&key, value) in values {
-            let number = key.to_be_bytes();
-            let held = guarded(&self.name, || {
-                let Some(tree) = self.tree_of(key) else { return Ok(false) };
-                let tree = self.database().open_tree(tree.to_be_bytes())?;
-                let held = tree.contains_key(number)?;
-                if held {
-                    tree.insert(number, &value[..])?;
-                }
-                Ok(held)
-            })?;
-            if !held {
-                self.insert([(key, &value[..])].into_iter())?;
+            let tree = self.tree_of(key);
+            let held = match tree {
+                Some(tree) => guarded(&self.name, || {
+                    self.database().open_tree(tree.to_be_bytes())?.contains_key(key.to_be_bytes())
+                })?,
+                None => false,
+            };
+            if held {
+                continue;
+            }
+            missing = true;
+            match tree.filter(|_| Some(key) < greatest) {
+                // No tree begins among the numbers of another.
+                Some(tree) => self.insert_into(tree, key, value)?,
+                None => self.insert(key, value)?,
             }
         }
-        self.flush()
+        if missing { self.flush() } else { Ok(()) }
+    }
+
+    /// The greatest number that sled holds.
+    fn greatest(&self) -> Result<Option<u64>, DiskError> {
+        let Some(tree) = self.trees().last().copied() else { return Ok(None) };
+        let last = guarded(&self.name, || self.database().open_tree(tree.to_be_bytes())?.last())?;
+        Ok(last.and_then(|(key, _)| <[u8; 8]>::try_from(&key[..]).ok()).map(u64::from_be_bytes))
     }
 
     fn database(&self) -> &::sled::Db {
@@ -177,23 +201,15 @@ impl SledTable {
         }
     }
 
-    /// Puts values into sled; those of one tree together, so that its page is written once.
-    fn insert<'a>(&self, values: impl Iterator<Item = (u64, &'a [u8])>) -> Result<(), DiskError> {
-        let mut open: Option<(u64, ::sled::Batch)> = None;
-        for (key, value) in values {
-            let tree = self.tree_for(key, value.len());
-            if open.as_ref().is_some_and(|(other, _)| *other != tree) {
-                self.apply(open.take())?;
-            }
-            let (_, batch) = open.get_or_insert_with(|| (tree, ::sled::Batch::default()));
-            batch.insert(&key.to_be_bytes(), value);
-        }
-        self.apply(open)
+    fn insert(&self, key: u64, value: &[u8]) -> Result<(), DiskError> {
+        self.insert_into(self.tree_for(key, value.len()), key, value)
     }
 
-    fn apply(&self, batch: Option<(u64, ::sled::Batch)>) -> Result<(), DiskError> {
-        let Some((tree, batch)) = batch else { return Ok(()) };
-        guarded(&self.name, || self.database().open_tree(tree.to_be_bytes())?.apply_batch(batch))
+    fn insert_into(&self, tree: u64, key: u64, value: &[u8]) -> Result<(), DiskError> {
+        guarded(&self.name, || {
+            let tree = self.database().open_tree(tree.to_be_bytes())?;
+            tree.insert(key.to_be_bytes(), value).map(|_| ())
+        })
     }
 
     /// Makes durable what sled was given.
@@ -202,12 +218,43 @@ impl SledTable {
         self.root.sync_data(&self.file, &self.path)
     }
 
-    /// Hands a journal's values on to sled, durably.
-    fn settle(&self, journal: &mut Journal) -> Result<(), DiskError> {
-        self.insert(journal.values(0))?;
-        self.flush()?;
-        journal.begin_lap();
-        Ok(())
+    /// Gives sled all values of a journal, in their order.
+    fn hand_on(&self, journal: &Journal) -> Result<(), DiskError> {
+        journal.values(0).try_for_each(|(key, value)| self.insert(key, value))
+    }
+
+    fn put_newest(&self, newest: &mut Newest, key: u64, value: &[u8]) -> Result<(), DiskError> {
+        if !newest.full && newest.journal.has_room(value) {
+            newest.journal.put(key, value);
+            return Ok(());
+        }
+        if !newest.full {
+            newest.full = true;
+            self.hand_on(&newest.journal)?;
+        }
+        self.insert(key, value)
+    }
+
+    fn sync_newest(&self, newest: &Mutex<Newest>) -> Result<(), DiskError> {
+        let full = lock(newest).full;
+        if full {
+            self.flush()?;
+            let mut newest = lock(newest);
+            newest.full = false;
+            newest.journal.begin_lap();
+            return Ok(());
+        }
+        // Readers need not wait for the disk.
+        let (file, path) = lock(newest).journal.write()?;
+        self.root.sync_data(&file, &path)
+    }
+
+    /// Says that something failed, where it did.
+    fn noting<T>(&self, outcome: Result<T, DiskError>) -> Result<T, DiskError> {
+        if let (Err(_), Some(newest)) = (&outcome, &self.journal) {
+            lock(newest).failed = true;
+        }
+        outcome
     }
 
     fn scan_sled(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, DiskError> {
@@ -232,18 +279,24 @@ impl SledTable {
         Ok(found)
     }
 
-    /// Leaves everything to sled, where there is a journal.
+    /// Leaves everything to sled, where there is a journal and nothing has failed, and removes the journal for good.
     fn close_journal(&self) -> Result<(), DiskError> {
-        let Some(journal) = &self.journal else { return Ok(()) };
-        self.settle(&mut lock(journal))?;
-        self.remove_journal()
-    }
-
-    /// Removes the journal, of which sled has everything, for good: it must not come back behind newer values.
-    fn remove_journal(&self) -> Result<(), DiskError> {
+        let Some(newest) = &self.journal else { return Ok(()) };
+        let newest = lock(newest);
+        if newest.failed {
+            return Ok(());
+        }
+        if !newest.full {
+            self.hand_on(&newest.journal)?;
+        }
+        self.flush()?;
         let journal = self.folder.join(JOURNAL);
-        fs::remove_file(&journal).map_err(failed("remove", &journal))?;
-        self.root.sync_folder(&self.folder)
+        match fs::remove_file(&journal) {
+            Ok(()) => self.root.sync_folder(&self.folder),
+            // The table was removed while it was open.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(failed("remove", &journal)(error)),
+        }
     }
 }
 
@@ -252,18 +305,14 @@ impl Table for SledTable {
         if value.len() > VALUE_BYTES_MAX {
             return Err(DiskError::TooLarge(value.len()));
         }
-        let Some(journal) = &self.journal else { return self.insert([(key, value)].into_iter()) };
-        let mut journal = lock(journal);
-        if !journal.has_room(value) {
-            self.settle(&mut journal)?;
-        }
-        journal.put(key, value);
-        Ok(())
+        let Some(newest) = &self.journal else { return self.insert(key, value) };
+        let put = self.put_newest(&mut lock(newest), key, value);
+        self.noting(put)
     }
 
     fn scan(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, DiskError> {
         // The newest first: what is handed on to sled meanwhile is then found twice, not missed.
-        let newest = self.journal.as_ref().map(|journal| lock(journal).newest(from, bytes_max));
+        let newest = self.journal.as_ref().map(|newest| lock(newest).journal.newest(from, bytes_max));
         let found = self.scan_sled(from, bytes_max)?;
         let Some(newest) = newest.filter(|newest| !newest.is_empty()) else { return Ok(found) };
         let mut merged: BTreeMap<u64, Bytes> = found.into_iter().collect();
@@ -280,7 +329,7 @@ impl Table for SledTable {
     fn sync(&self) -> BoxFuture<'_, Result<(), DiskError>> {
         Box::pin(async move {
             match &self.journal {
-                Some(journal) => lock(journal).sync(&self.root),
+                Some(newest) => self.noting(self.sync_newest(newest)),
                 None => self.flush(),
             }
         })
@@ -290,7 +339,7 @@ impl Table for SledTable {
 impl Drop for SledTable {
     fn drop(&mut self) {
         if let Err(error) = self.close_journal() {
-            tracing::error!(table = self.name, %error, "the table's newest values stay in its journal");
+            tracing::error!(table = self.name, %error, "the table's newest values were not handed on");
         }
         let database = self.database.take();
         // sled syncs while it closes, and panics where that fails.
