@@ -105,6 +105,18 @@ pub trait Table: fmt::Debug + Send + Sync + 'static {
     fn sync(&self) -> BoxFuture<'_, Result<(), DiskError>>;
 }
 
+/// The first values, as many as [`Table::scan`] returns for so many bytes.
+fn up_to<V: AsRef<[u8]>>(
+    bytes_max: usize,
+    values: impl Iterator<Item = (u64, V)>,
+) -> impl Iterator<Item = (u64, V)> {
+    let (mut bytes, mut goes_on) = (0, true);
+    values.take_while(move |(_, value)| {
+        bytes += value.as_ref().len();
+        std::mem::replace(&mut goes_on, bytes < bytes_max)
+    })
+}
+
 /// A node's disk: named tables of (number → bytes), a few small cells, and the mark of the last record known to
 /// be durable. Calls block, except on a simulated disk.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {

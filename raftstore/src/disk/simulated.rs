@@ -5,7 +5,7 @@
 //! and a list of changes to the directory (tables made and removed). A crash keeps a prefix of each list, of
 //! which the seed decides, and may damage the last value that it keeps.
 
-use super::{Disk, DiskError, Syncs, Table, VALUE_BYTES_MAX, lock};
+use super::{Disk, DiskError, Syncs, Table, VALUE_BYTES_MAX, lock, up_to};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rand::rngs::StdRng;
@@ -440,16 +440,8 @@ impl Table for SimulatedTable {
     fn scan(&self, from: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, DiskError> {
         let mut state = lock(&self.disk.state);
         state.alive()?;
-        let mut found = Vec::new();
-        let mut bytes = 0;
-        for (&key, value) in state.table(self.id).visible.range(from..) {
-            bytes += value.len();
-            found.push((key, value.clone()));
-            if bytes >= bytes_max {
-                break;
-            }
-        }
-        Ok(found)
+        let values = state.table(self.id).visible.range(from..).map(|(&key, value)| (key, value.clone()));
+        Ok(up_to(bytes_max, values).collect())
     }
 
     fn sync(&self) -> BoxFuture<'_, Result<(), DiskError>> {

@@ -20,7 +20,7 @@
 //! before would succeed for this one, and prove nothing.
 
 use super::Root;
-use crate::disk::{DiskError, VALUE_BYTES_MAX};
+use crate::disk::{DiskError, VALUE_BYTES_MAX, up_to};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -106,13 +106,7 @@ impl Journal {
 
     /// Copies of as many of them as [`Table::scan`](crate::Table::scan) returns.
     pub(super) fn newest(&self, from: u64, bytes_max: usize) -> Vec<(u64, Bytes)> {
-        let mut bytes = 0;
-        let within = self.values(from).take_while(|(_, value)| {
-            let begun = bytes < bytes_max;
-            bytes += value.len();
-            begun
-        });
-        within.map(|(key, value)| (key, Bytes::copy_from_slice(value))).collect()
+        up_to(bytes_max, self.values(from)).map(|(key, value)| (key, Bytes::copy_from_slice(value))).collect()
     }
 
     /// Sled has the values of this lap, durably.

@@ -1,6 +1,6 @@
 //! One table: one sled database in its directory, and a journal beside it where it is synced often.
 
-use super::super::{DiskError, Syncs, Table, VALUE_BYTES_MAX, lock};
+use super::super::{DiskError, Syncs, Table, VALUE_BYTES_MAX, lock, up_to};
 use super::journal::Journal;
 use super::registry::Registry;
 use super::{MADE, Root, SledDisk, failed, open_file};
@@ -317,13 +317,7 @@ impl Table for SledTable {
         let Some(newest) = newest.filter(|newest| !newest.is_empty()) else { return Ok(found) };
         let mut merged: BTreeMap<u64, Bytes> = found.into_iter().collect();
         merged.extend(newest);
-        let mut bytes = 0;
-        let within = merged.into_iter().take_while(|(_, value)| {
-            let begun = bytes < bytes_max;
-            bytes += value.len();
-            begun
-        });
-        Ok(within.collect())
+        Ok(up_to(bytes_max, merged.into_iter()).collect())
     }
 
     fn sync(&self) -> BoxFuture<'_, Result<(), DiskError>> {
