@@ -219,6 +219,10 @@ impl Drive {
         }
         self.tracked.end(aborted, self.freeze);
         self.reach(told).await;
+        // This node's map lags behind the controller: a driver that left earlier would be followed by another.
+        while self.is_listed() && self.leads() {
+            sleep(SETBACK_PACE).await;
+        }
     }
 
     /// Waits as long as the shard's setbacks ask for, unless the move is called off or another leads meanwhile.
@@ -276,7 +280,7 @@ impl Drive {
                 return End::Active;
             }
             if state == (ShardState::Aborted { epoch: self.moving.id }) {
-                return End::Aborted("it was called off".to_owned());
+                return End::Aborted("a leader before had given it up".to_owned());
             }
             let tried = match self.hopeless() {
                 Some(why) => Try::GiveUp(why),
