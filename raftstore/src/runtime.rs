@@ -1,22 +1,24 @@
 //! openraft's asynchronous runtime, tokio's, with the things that a simulation replaces: randomness, the wall
-//! clock, and the one channel that makes use of randomness (see `watch`); and with one that it lacks: a word
-//! when a task of it panics (see `supervisor`).
+//! clock, and the one channel that makes use of randomness (see `watch`); and with two that it lacks: a word
+//! when a task of it panics (see `supervisor`), and a clock that can be told to stand still (see `moment`).
 //!
 //! Timers are tokio's alone, so a paused or simulated tokio clock moves every timeout here with it. Random
 //! numbers (election timeouts, jitter) come from [`random`], which [`seed`] makes repeatable for a thread.
 
 mod grid;
+mod moment;
 mod supervisor;
 mod ticker;
 mod watch;
 
+pub(crate) use self::moment::{Moment, as_of};
 pub(crate) use self::supervisor::Supervisor;
 pub(crate) use self::ticker::Ticker;
 
 use self::watch::OrderedWatch;
 use openraft::OptionalSend;
 use openraft::async_runtime::{AsyncRuntime, Instant};
-use openraft_rt_tokio::{TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime};
+use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng, TryRng};
 use std::cell::RefCell;
@@ -125,7 +127,7 @@ impl AsyncRuntime for Runtime {
     type JoinError = tokio::task::JoinError;
     type JoinHandle<T: OptionalSend + 'static> = tokio::task::JoinHandle<T>;
     type Sleep = tokio::time::Sleep;
-    type Instant = TokioInstant;
+    type Instant = Moment;
     type TimeoutError = tokio::time::error::Elapsed;
     type Timeout<R, T: Future<Output = R> + OptionalSend> = tokio::time::Timeout<T>;
     type ThreadLocalRng = Random;
@@ -147,7 +149,7 @@ impl AsyncRuntime for Runtime {
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(deadline + grid::delay(deadline - Self::Instant::now()))
+        tokio::time::sleep_until(deadline.0 + grid::delay(deadline - Self::Instant::now()))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(
@@ -161,7 +163,7 @@ impl AsyncRuntime for Runtime {
         deadline: Self::Instant,
         future: F,
     ) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout_at(deadline, future)
+        tokio::time::timeout_at(deadline.0, future)
     }
 
     fn is_panic(join_error: &Self::JoinError) -> bool {

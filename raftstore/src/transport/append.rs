@@ -10,6 +10,14 @@
 //! openraft purges nothing that a stream may still have to read, and a stream has no end: a follower that is slow
 //! but answers would hold its leader's log for ever. So the stream of a follower that is left below the group's
 //! [`LogFloor`] ends with an error; then openraft purges, and goes on with the snapshot.
+//!
+//! A request without entries, a **notice**, only says how far the leader has committed. It waits a little for the next
+//! request, which says it as well.
+//!
+//! openraft takes an answer that names an index for one to every request up to it, so an answer to entries for one to
+//! a notice that it made since, and the time at which it made that for one at which the follower followed this leader:
+//! by which it confirms reads. So whatever it makes while answers are due is dated back to the oldest request that
+//! waits for one.
 
 use super::batch::Hold;
 use super::config::TransportConfig;
@@ -18,6 +26,7 @@ use super::message::{APPEND_OVERHEAD, AppendHead, put_append, take_appended};
 use super::queue::{Answer, Failure, Queue, StreamCall};
 use super::raft_client::{rpc_error, rpc_refusal};
 use crate::codec::ENTRY_OVERHEAD;
+use crate::runtime::as_of;
 use crate::types::{AppendEntriesRequest, Entry, Payload, StreamAppendResult, TypeConfig};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -25,12 +34,17 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::errors::{NetworkError, RPCError};
 use proto::GroupId;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::iter::Peekable;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
+
+/// How long a notice waits for a request that holds entries: followers, and who reads there, learn of a lone commit that
+/// much later.
+const NOTICE_WAIT: Duration = Duration::from_millis(2);
 
 pub(crate) type AppendItem = Result<StreamAppendResult, RPCError<TypeConfig>>;
 
@@ -111,6 +125,8 @@ struct Ready {
 /// A request under way.
 struct InFlight {
     bytes: usize,
+    /// When openraft made it.
+    made: Instant,
     /// Given back when the answer is there, or when the stream ends.
     _hold: Hold,
 }
@@ -122,6 +138,12 @@ struct AppendStream<S> {
     /// `None` once it has ended.
     input: Option<S>,
     parts: Option<Parts>,
+    /// When openraft made the request that these are of.
+    made: Instant,
+    /// A notice that waits for another request to take its place; then there are no parts.
+    waiting: Option<AppendEntriesRequest>,
+    /// When it has waited long enough.
+    waited: Pin<Box<Sleep>>,
     ready: Option<Ready>,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: usize,
@@ -156,6 +178,9 @@ where
         call,
         input: Some(input),
         parts: None,
+        made: Instant::now(),
+        waiting: None,
+        waited: Box::pin(tokio::time::sleep(Duration::ZERO)),
         ready: None,
         in_flight: VecDeque::new(),
         in_flight_bytes: 0,
@@ -178,11 +203,15 @@ impl<S: Stream<Item = AppendEntriesRequest> + Send + Unpin> AppendStream<S> {
     /// Sends what may be sent until there is an answer; `None` when all is sent and answered.
     async fn next(&mut self) -> Option<AppendItem> {
         loop {
+            if self.input.is_none() {
+                self.wait_no_longer();
+            }
             if let Err(error) = self.prepare() {
                 return Some(Err(error));
             }
             let reads = self.input.is_some() && self.ready.is_none() && self.may_send();
             let due = !self.in_flight.is_empty();
+            let oldest = self.in_flight.front().map(|oldest| oldest.made);
             if self.input.is_none() && self.ready.is_none() && !due {
                 return None;
             }
@@ -194,7 +223,10 @@ impl<S: Stream<Item = AppendEntriesRequest> + Send + Unpin> AppendStream<S> {
                         return Some(Err(error));
                     }
                 }
-                request = next_request(&mut self.input), if reads => request.into_iter().for_each(|r| self.begin(r)),
+                request = next_request(&mut self.input, oldest), if reads => {
+                    request.into_iter().for_each(|request| self.begin(request));
+                }
+                () = &mut self.waited, if self.waiting.is_some() => self.wait_no_longer(),
                 Ok(()) = self.floor.changed() => {
                     if let Some(end) = self.below_floor() {
                         return Some(end);
@@ -211,7 +243,19 @@ impl<S: Stream<Item = AppendEntriesRequest> + Send + Unpin> AppendStream<S> {
 
     fn begin(&mut self, request: AppendEntriesRequest) {
         self.matched.get_or_insert(request.prev_log_id.map_or(0, |prev| prev.index()));
-        self.parts = Some(Parts::new(request));
+        self.made = Instant::now();
+        if !request.entries.is_empty() {
+            self.waiting = None;
+            self.parts = Some(Parts::new(request));
+        } else if self.waiting.replace(request).is_none() {
+            self.waited.as_mut().reset(self.made + NOTICE_WAIT);
+        }
+    }
+
+    fn wait_no_longer(&mut self) {
+        if let Some(notice) = self.waiting.take() {
+            self.parts = Some(Parts::new(notice));
+        }
     }
 
     /// The error to end with, where the floor was raised above the follower.
@@ -262,7 +306,7 @@ impl<S: Stream<Item = AppendEntriesRequest> + Send + Unpin> AppendStream<S> {
         }
         let length = bytes.len();
         self.call.send(Kind::Append, bytes, Some(hold.clone())).map_err(|failure| rpc_error(&failure))?;
-        self.in_flight.push_back(InFlight { bytes: length, _hold: hold });
+        self.in_flight.push_back(InFlight { bytes: length, made: self.made, _hold: hold });
         self.in_flight_bytes += length;
         self.next_sequence += 1;
         Ok(())
@@ -318,13 +362,19 @@ async fn room(ready: &mut Option<Ready>) -> Hold {
     }
 }
 
-/// The next request; closes the input at its end.
-async fn next_request<S>(input: &mut Option<S>) -> Option<AppendEntriesRequest>
+/// The next request, which openraft takes for made at `date` where there is one; closes the input at its end.
+async fn next_request<S>(input: &mut Option<S>, date: Option<Instant>) -> Option<AppendEntriesRequest>
 where
     S: Stream<Item = AppendEntriesRequest> + Unpin,
 {
     let request = match input {
-        Some(stream) => stream.next().await,
+        Some(stream) => {
+            poll_fn(|cx| match date {
+                Some(date) => as_of(date, || stream.poll_next_unpin(cx)),
+                None => stream.poll_next_unpin(cx),
+            })
+            .await
+        }
         None => std::future::pending().await,
     };
     if request.is_none() {

@@ -181,6 +181,54 @@ async fn a_replaced_leader_answers_no_read() {
     }
 }
 
+/// An answer that was given before a read began, and was long on its way, does not confirm it, although more was sent
+/// to the node that gave it since.
+#[tokio::test(start_paused = true)]
+async fn an_old_answer_confirms_no_read() {
+    let settings = Settings::new(3, 61);
+    let transport = TransportConfig {
+        silence_timeout_ms: 60_000,
+        progress_timeout_ms: 60_000,
+        ..settings.transport.clone()
+    };
+    let cluster = Cluster::start(Settings { transport, ..settings }).await;
+    cluster.write_all().await;
+    let old = cluster.leader().await;
+    sleep(SECOND).await;
+    let began = Instant::now();
+    let set_delay = |from: u64, to: u64, delay: Duration| {
+        let link = Link { delay_min: delay, delay_max: delay, ..Link::default() };
+        cluster.rack.network.set_link(&host_name(from), &host_name(to), link);
+    };
+    let others: Vec<u64> = cluster.nodes().into_iter().filter(|&node| node != old).collect();
+    // Both have the entry at once. One's answer commits it at the old leader, which says so to the other, whose
+    // answer to the entry comes then.
+    set_delay(others[0], old, 5 * SECOND);
+    set_delay(others[1], old, 5 * SECOND + 200 * MS);
+    let last = tokio::spawn(cluster.propose(old, cluster.fresh("last")));
+    sleep(10 * MS).await;
+    for &other in &others {
+        set_delay(other, old, 20 * SECOND);
+        set_delay(old, other, 20 * SECOND);
+    }
+    let new =
+        eventually("another leads", ELECTION, || cluster.leaders().into_iter().find(|&leader| leader != old));
+    let new = new.await;
+    cluster.propose(new, cluster.fresh("w")).await.unwrap();
+    assert!(began.elapsed() < 4_900 * MS, "{:?}", began.elapsed());
+    tokio::time::sleep_until(began + 4_900 * MS).await;
+    assert_eq!(cluster.status(old).role, Role::Leader, "it knows of nothing yet");
+    let read = timeout(SECOND, cluster.read(old)).await;
+    assert!(last.is_finished(), "the first answer has committed the entry");
+    assert!(!matches!(read, Ok(Ok(_))), "{read:?} without what was written at n{new}");
+    for &other in &others {
+        set_delay(other, old, Duration::ZERO);
+        set_delay(old, other, Duration::ZERO);
+    }
+    sleep(20 * SECOND).await;
+    cluster.settle().await;
+}
+
 /// While nodes are cut off, crash and come back, every linearizable read on any node shows all that was acknowledged
 /// before it began.
 #[tokio::test(start_paused = true)]

@@ -1,10 +1,12 @@
 //! Append streams: order, windows, ends.
 
 use super::*;
+use crate::runtime::Moment;
 use crate::transport::batch::Batch;
 use crate::transport::frame::{Frame, Kind};
 use crate::transport::lane::LaneKind;
 use crate::transport::queue::Queue;
+use openraft::async_runtime::Instant as _;
 
 const OPTION_TTL: Duration = Duration::from_millis(100);
 
@@ -97,6 +99,71 @@ async fn large_appends_are_cut() {
     let matched: Vec<_> = answers.map(|answer| answer.unwrap().unwrap().unwrap().index()).collect().await;
     assert_eq!(matched, [10, 20, 30, 40]);
     assert_eq!(*pair.node.replica.appended.borrow(), matched);
+}
+
+/// A request without entries, which says that everything up to `index` precedes it and what of it is committed.
+fn notice(index: u64, committed: u64) -> AppendEntriesRequest {
+    let (prev_log_id, leader_commit) = (Some(id(index)), Some(id(committed)));
+    AppendEntriesRequest { prev_log_id, leader_commit, entries: Vec::new(), ..append(index, 0) }
+}
+
+/// That something was committed is said by the next entries, where they come soon; by itself where none do, and at
+/// once where the stream ends.
+#[tokio::test(start_paused = true)]
+async fn notices_travel_with_entries() {
+    let pair = Pair::simulated().await;
+    let replica = &pair.node.replica;
+    let mut client = pair.client(GROUP);
+    let (feed, input) = feed();
+    let mut answers = client.stream_append(input, RPCOption::new(OPTION_TTL)).await.unwrap();
+    feed.send(append(1, 10));
+    assert_eq!(answers.next().await.unwrap().unwrap(), Ok(Some(id(1))));
+    feed.send(notice(1, 1));
+    assert!(tokio::time::timeout(MS, answers.next()).await.is_err(), "it waits");
+    feed.send(append(2, 10));
+    assert_eq!(answers.next().await.unwrap().unwrap(), Ok(Some(id(2))));
+    assert_eq!(*replica.appended.borrow(), [1, 2]);
+    feed.send(notice(2, 2));
+    assert_eq!(answers.next().await.unwrap().unwrap(), Ok(Some(id(2))));
+    assert_eq!(*replica.appended.borrow(), [1, 2, 2]);
+    feed.send(notice(2, 2));
+    drop(feed);
+    let began = tokio::time::Instant::now();
+    assert_eq!(answers.next().await.unwrap().unwrap(), Ok(Some(id(2))));
+    assert_eq!((answers.next().await.is_none(), began.elapsed()), (true, Duration::ZERO));
+    assert_eq!(*replica.appended.borrow(), [1, 2, 2, 2]);
+}
+
+/// What openraft makes while answers are due is dated back to the oldest request that waits for one: it would take the
+/// answer to that for one to a notice, too.
+#[tokio::test(start_paused = true)]
+async fn requests_are_dated_back_to_the_oldest_unanswered() {
+    let pair = Pair::simulated().await;
+    let replica = pair.node.replica.clone();
+    close_gate(&replica.gate);
+    let mut client = pair.client(GROUP);
+    let (feed, input) = feed();
+    let made = Arc::new(Mutex::new(Vec::new()));
+    let dates = made.clone();
+    let input = input.map(move |request| {
+        dates.lock().unwrap().push(Moment::now());
+        request
+    });
+    let mut answers = client.stream_append(input.boxed(), RPCOption::new(OPTION_TTL)).await.unwrap();
+    let began = Moment::now();
+    for request in [append(1, 10), append(2, 10), notice(2, 1)] {
+        feed.send(request);
+        assert!(tokio::time::timeout(10 * MS, answers.next()).await.is_err(), "nothing is answered");
+    }
+    assert_eq!(*made.lock().unwrap(), [began; 3]);
+    open_gate(&replica.gate);
+    for index in [1, 2, 2] {
+        assert_eq!(answers.next().await.unwrap().unwrap(), Ok(Some(id(index))));
+    }
+    feed.send(append(3, 10));
+    let now = Moment::now();
+    assert_eq!(answers.next().await.unwrap().unwrap(), Ok(Some(id(3))));
+    assert_eq!(made.lock().unwrap().last(), Some(&now));
 }
 
 /// After a conflict the stream is over on both sides: what was sent behind it is dropped, and a new stream on the
