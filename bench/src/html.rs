@@ -1,7 +1,7 @@
 //! A report as one page that needs nothing but itself: no scripts, no network, light or dark as the reader likes.
 
 use crate::plot::{COLOURS, Plot};
-use crate::report::Table;
+use crate::report::{Fact, Table};
 
 /// The page's looks; as many colours as [`COLOURS`] says.
 const STYLE: &str = "
@@ -16,6 +16,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } d
 svg { width: 100%; height: auto; font-size: 12px; } svg text { fill: var(--faint); } svg .title { fill: var(--ink); font-size: 14px; font-weight: 600; }
 svg .grid { stroke: var(--rule); } polyline { fill: none; stroke-width: 2; } g line { stroke-width: 1.5; opacity: .6; }
 figcaption { display: flex; flex-wrap: wrap; gap: 0 1rem; padding-left: 4rem; } figcaption span::before { content: \"\\25CF\"; margin-right: .3rem; }
+figure p { margin: .3rem 0 1rem; padding-left: 4rem; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th { color: var(--faint); font-weight: 600; } th:first-child, td:first-child { text-align: left; }
@@ -26,7 +27,7 @@ th { color: var(--faint); font-weight: 600; } th:first-child, td:first-child { t
 pub(crate) struct Page {
     pub(crate) title: String,
     /// What was measured, and on what.
-    pub(crate) facts: Vec<(String, String)>,
+    pub(crate) facts: Vec<Fact>,
     pub(crate) plots: Vec<Plot>,
     /// Each under its heading.
     pub(crate) tables: Vec<(String, Table)>,
@@ -68,7 +69,11 @@ fn figure(plot: &Plot) -> String {
     for (index, line) in plot.lines.iter().enumerate() {
         figure += &format!("<span class=\"c{}\">{}</span>", index % COLOURS, escape(&line.name));
     }
-    figure + "</figcaption>\n</figure>\n"
+    figure += "</figcaption>\n";
+    if let Some(sentence) = &plot.sentence {
+        figure += &format!("<p>{}</p>\n", escape(sentence));
+    }
+    figure + "</figure>\n"
 }
 
 fn table(table: &Table) -> String {
@@ -136,14 +141,15 @@ mod tests {
     }
 
     fn page() -> Page {
-        let point = Point { in_flight: 64, median: 1.0, min: 0.5, max: 2.0 };
+        let point = Point { at: 64, median: 1.0, min: 0.5, max: 2.0 };
         let lines = vec![Line { name: "<b>\"x\" & 'y'".into(), points: vec![point] }];
+        let plot = Plot::new("put, p99 < 1 ms".into(), "keys & more", lines);
         let mut rows = Table::new(vec![("NAME", 4), ("OPS/S", 5)]);
         rows.add(vec!["a<script>".into(), "1".into()]);
         Page {
             title: "flotilla & <others>".into(),
             facts: vec![("disk".into(), "</dd><script src=\"http://evil\">".into())],
-            plots: vec![Plot { title: "put, p99 < 1 ms".into(), lines }],
+            plots: vec![Plot { sentence: Some("a < b".into()), ..plot }],
             tables: vec![("a > b".into(), rows)],
         }
     }
@@ -157,6 +163,7 @@ mod tests {
             assert!(!html.contains(never), "{never} in {html}");
         }
         assert!(html.contains("&lt;script src=&quot;http://evil&quot;&gt;"), "words stay words");
+        assert!(html.contains("<p>a &lt; b</p>"), "the plot's sentence");
         assert!(html.contains("<polyline") && html.contains("<td>a&lt;script&gt;</td>"));
     }
 

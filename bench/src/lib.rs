@@ -1,19 +1,21 @@
 //! Measures from outside: load on a running cluster with what it costs the servers, what a shard's move costs those
-//! who use it meanwhile, and flotilla beside etcd and Redis.
+//! who use it meanwhile, flotilla beside etcd and Redis, and how its throughput and memory grow.
 //!
 //! ```text
-//!   load   a cluster that runs        ──┐                     ┌── process, metrics: what the servers spent
-//!   peers  servers that it starts     ──┴─▶ measure ──────────┤
-//!                                           closed or open    └── tally: latencies
-//!                                             │
-//!                                             ▼
-//!                                           report: table, JSON, or a page with plots
+//!   load    a cluster that runs        ──┐                     ┌── process, metrics: what the servers spent
+//!   peers   servers that it starts     ──┼─▶ measure ──────────┤
+//!   growth  one cluster after another  ──┘   closed or open    └── tally: latencies
+//!                                              │
+//!                                              ▼
+//!                                            report: table, JSON, or a page with plots and what they show
 //! ```
 //!
 //! Whatever fails ends a measurement with an error, because a figure over failed operations would say something else.
 //! Servers that a measurement started are ended with it, however it ends.
 
+mod cluster;
 mod disk;
+mod growth;
 mod html;
 mod keys;
 mod load;
@@ -28,11 +30,13 @@ mod probe;
 mod process;
 mod report;
 mod servers;
+mod shape;
 mod statistics;
 mod tally;
 mod timer;
 mod workload;
 
+pub use growth::{GrowthArgs, run as growth};
 pub use load::{LoadArgs, run as load};
 pub use moves::{MoveArgs, run as moves};
 pub use peers::{PeersArgs, run as peers};

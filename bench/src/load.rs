@@ -10,7 +10,7 @@ use crate::measure::{Plan, measure};
 use crate::metrics::Logs;
 use crate::open_loop::WAITING_MAX;
 use crate::process::Usage;
-use crate::report::{Output, PageFile, Table};
+use crate::report::{Output, PageFile, Table, fact};
 use crate::workload::{Load, Mix, Workload};
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -27,7 +27,7 @@ const IN_FLIGHT: [u32; 3] = [1, 64, 256];
 const IN_FLIGHT_AT_RATE: [u32; 1] = [256];
 
 /// How many put at once where all keys are written.
-const FILLERS: u64 = 256;
+pub(crate) const FILLERS: u32 = 256;
 
 /// What to load a cluster with.
 #[derive(Debug, Args)]
@@ -91,11 +91,7 @@ struct Spent {
 /// # Errors
 /// The first operation that failed; nothing is measured over a failure.
 pub async fn run(nodes: &[String], args: &LoadArgs) -> Result<()> {
-    // Every operation that is in flight here is to be in flight at the cluster.
-    let most = args.in_flight().iter().copied().max().unwrap_or(1);
-    let in_flight_max = client::Config::default().in_flight_max.max(usize::try_from(most)?);
-    let config = client::Config { in_flight_max, ..client::Config::default() };
-    let client = Client::builder().config(config).seeds(nodes.iter().map(String::as_str)).connect().await?;
+    let client = connect(nodes, args.in_flight().iter().copied().max().unwrap_or(1)).await?;
     if args.fill {
         return fill(&client, args).await;
     }
@@ -105,6 +101,13 @@ pub async fn run(nodes: &[String], args: &LoadArgs) -> Result<()> {
         file.write(&page_of(args, &rows, table).html())?;
     }
     Ok(())
+}
+
+/// A client for so many operations at once: every one that is in flight here is to be in flight at the cluster.
+pub(crate) async fn connect(nodes: &[String], in_flight: u32) -> Result<Client> {
+    let in_flight_max = client::Config::default().in_flight_max.max(usize::try_from(in_flight)?);
+    let config = client::Config { in_flight_max, ..client::Config::default() };
+    Ok(Client::builder().config(config).seeds(nodes.iter().map(String::as_str)).connect().await?)
 }
 
 /// Measures and prints row by row.
@@ -154,7 +157,6 @@ fn page_of(args: &LoadArgs, rows: &[Row], table: Table) -> Page {
         None => "each operation is followed by the next".to_owned(),
         Some(rate) => format!("{rate} operations a second, of which {WAITING_MAX} may wait"),
     };
-    let fact = |name: &str, fact: String| (name.to_owned(), fact);
     Page {
         title: "flotilla under load".to_owned(),
         facts: vec![
@@ -170,42 +172,48 @@ fn page_of(args: &LoadArgs, rows: &[Row], table: Table) -> Page {
 
 async fn fill(client: &Client, args: &LoadArgs) -> Result<()> {
     let began = Instant::now();
+    fill_cluster(client, args.keys, usize::try_from(args.value_bytes)?, FILLERS).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    crate::say(&format!("{} keys of {} bytes in {seconds:.1} s", args.keys, args.value_bytes))
+}
+
+/// Writes every key of a cluster once, so many at a time.
+pub(crate) async fn fill_cluster(client: &Client, keys: u64, value_bytes: usize, fillers: u32) -> Result<()> {
     let client = client.clone();
     let put = move |key, value| {
         let client = client.clone();
         async move { Ok(client.put(key, value).await.map(drop)?) }
     };
-    fill_keys(args.keys, usize::try_from(args.value_bytes)?, put).await?;
-    let seconds = began.elapsed().as_secs_f64();
-    crate::say(&format!("{} keys of {} bytes in {seconds:.1} s", args.keys, args.value_bytes))
+    fill_keys(keys, value_bytes, fillers, put).await
 }
 
-/// Writes every key once, many at a time.
+/// Writes every key once, so many at a time.
 pub(crate) async fn fill_keys<P>(
     keys: u64,
     value_bytes: usize,
+    fillers: u32,
     put: impl Fn(String, Vec<u8>) -> P + Clone + Send + 'static,
 ) -> Result<()>
 where
     P: Future<Output = Result<()>> + Send,
 {
     let mut tasks = JoinSet::new();
-    for filler in 0..FILLERS {
+    for filler in 0..fillers {
         let put = put.clone();
         tasks.spawn(async move {
-            let mut random = StdRng::seed_from_u64(filler);
-            for number in (filler..keys).step_by(usize::try_from(FILLERS)?) {
+            let mut random = StdRng::seed_from_u64(filler.into());
+            for number in (filler.into()..keys).step_by(usize::try_from(fillers)?) {
                 put(key(number), keys::value(&mut random, value_bytes)).await?;
             }
             anyhow::Ok(())
         });
     }
-    let mut fillers = 0;
+    let mut finished = 0;
     while let Some(done) = tasks.join_next().await {
         done??;
-        fillers += 1;
+        finished += 1;
     }
-    ensure!(fillers == FILLERS, "not all keys were written");
+    ensure!(finished == fillers, "not all keys were written");
     Ok(())
 }
 
@@ -268,11 +276,11 @@ mod tests {
             log.lock().expect("no panic").push(key);
             std::future::ready(Ok(()))
         };
-        fill_keys(1_000, 9, put).await.expect("all succeed");
+        fill_keys(1_000, 9, 64, put).await.expect("all succeed");
         let mut written = written.lock().expect("no panic").clone();
         written.sort_unstable();
         assert_eq!(written, (0..1_000).map(key).collect::<Vec<_>>());
         let failing = |_, _| std::future::ready(Err(anyhow::anyhow!("full")));
-        assert_eq!(fill_keys(1, 9, failing).await.expect_err("it failed").to_string(), "full");
+        assert_eq!(fill_keys(1, 9, FILLERS, failing).await.expect_err("it failed").to_string(), "full");
     }
 }

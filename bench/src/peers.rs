@@ -12,14 +12,15 @@ mod http;
 mod redis;
 mod store;
 
+use crate::cluster::Cluster;
 use crate::disk::Disk;
 use crate::html::Page;
 use crate::keys::{Distribution, Keys};
-use crate::load::fill_keys;
+use crate::load::{FILLERS, fill_keys};
 use crate::measure::{Plan, measure};
 use crate::probe::Probe;
 use crate::process::Usage;
-use crate::report::{Output, PageFile};
+use crate::report::{Fact, Output, PageFile, fact, say_facts};
 use crate::servers::{Ended, Servers};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -27,9 +28,6 @@ use comparison::{Comparison, Sample, Spent};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use store::{Doors, StoreWorker};
-
-/// How many nodes flotilla and etcd have.
-const NODES: usize = 3;
 
 /// How many connections a client of a single server spreads its operations over.
 const CONNECTIONS: usize = 16;
@@ -124,7 +122,7 @@ impl Workload {
 /// One of the systems, as far as it has been started.
 #[derive(Debug)]
 enum Peer {
-    Flotilla(flotilla::Cluster),
+    Flotilla(Cluster),
     Etcd(etcd::Cluster),
     Redis(redis::Server),
 }
@@ -149,7 +147,7 @@ impl Peer {
     /// Connects anew: who leads may have changed.
     async fn connect(&self) -> Result<Doors> {
         let connected = match self {
-            Self::Flotilla(cluster) => cluster.connect().await,
+            Self::Flotilla(cluster) => flotilla::connect(cluster).await,
             Self::Etcd(cluster) => cluster.connect().await,
             Self::Redis(server) => server.connect().await,
         };
@@ -168,26 +166,18 @@ pub async fn run(
     stop: impl Future<Output = &'static str>,
 ) -> Result<Ended> {
     let page = args.html.as_deref().map(PageFile::create).transpose()?;
-    let within = std::path::absolute(&args.dir).context("--dir")?;
-    let dir = tempfile::Builder::new().prefix("flotilla-peers-").tempdir_in(&within);
-    let dir = dir.with_context(|| format!("cannot make a directory in {}", within.display()))?;
-    let work = async |servers: &mut Servers| {
-        let report = compare(args, flotilla, dir.path(), servers).await?;
+    let work = async |dir: &Path, servers: &mut Servers| {
+        let report = compare(args, flotilla, dir, servers).await?;
         page.map_or(Ok(()), |file| file.write(&report.html()))
     };
-    let ended = Servers::new(dir.path().to_owned()).during(work, stop).await?;
-    dir.close().with_context(|| format!("cannot remove the servers' data in {}", within.display()))?;
-    Ok(ended)
+    Servers::within(&args.dir, "flotilla-peers-", work, stop).await
 }
 
 /// Measures everything, prints it, and returns it as a page.
 async fn compare(args: &PeersArgs, flotilla: &Path, dir: &Path, servers: &mut Servers) -> Result<Page> {
     let (disk, probe) = (Disk::of(dir)?, Probe::take(dir).await?);
     let peers = start(args, flotilla, dir, servers).await?;
-    let mut facts = vec![
-        fact("fdatasync of 4 KiB", format!("{:.0} µs", probe.sync_us)),
-        fact("256 bytes over loopback and back", format!("{:.0} µs", probe.round_trip_us)),
-    ];
+    let mut facts = probe.facts();
     for peer in &peers {
         facts.push(fact(peer.name(), fill(peer, args).await?));
     }
@@ -198,7 +188,7 @@ async fn compare(args: &PeersArgs, flotilla: &Path, dir: &Path, servers: &mut Se
             args.rounds, args.seconds, args.keys, args.value_bytes
         ),
     ));
-    say_facts(args, &facts, &probe)?;
+    say_facts(args.output, &facts, &probe)?;
     let mut comparison = Comparison::new(peers.iter().map(Peer::name).collect());
     if args.output == Output::Table {
         crate::say(&comparison.head())?;
@@ -219,12 +209,7 @@ async fn compare(args: &PeersArgs, flotilla: &Path, dir: &Path, servers: &mut Se
 }
 
 /// Prints the ratios and what memory was used, and makes a page of everything.
-fn finish(
-    args: &PeersArgs,
-    peers: &[Peer],
-    comparison: Comparison,
-    mut facts: Vec<(String, String)>,
-) -> Result<Page> {
+fn finish(args: &PeersArgs, peers: &[Peer], comparison: Comparison, mut facts: Vec<Fact>) -> Result<Page> {
     let (ratios, rows) = comparison.ratios()?;
     if args.output == Output::Table {
         crate::say("")?;
@@ -257,28 +242,9 @@ fn finish(
     Ok(Page { title: "flotilla beside its peers".to_owned(), facts, plots, tables })
 }
 
-fn fact(name: &str, fact: String) -> (String, String) {
-    (name.to_owned(), fact)
-}
-
-fn say_facts(args: &PeersArgs, facts: &[(String, String)], probe: &Probe) -> Result<()> {
-    if args.output == Output::Table {
-        for (name, fact) in facts {
-            crate::say(&format!("{name}: {fact}"))?;
-        }
-        return crate::say("");
-    }
-    let Probe { sync_us, round_trip_us } = probe;
-    crate::say(&json!({"kind": "machine", "sync_us": sync_us, "round_trip_us": round_trip_us}).to_string())?;
-    for (name, fact) in facts {
-        crate::say(&json!({"kind": "fact", "name": name, "fact": fact}).to_string())?;
-    }
-    Ok(())
-}
-
 /// Starts all systems and waits until each has a leader, flotilla first.
 async fn start(args: &PeersArgs, flotilla: &Path, dir: &Path, servers: &mut Servers) -> Result<Vec<Peer>> {
-    let mut peers = vec![Peer::Flotilla(flotilla::Cluster::start(servers, flotilla, dir).await?)];
+    let mut peers = vec![Peer::Flotilla(Cluster::start(servers, flotilla, dir, &[]).await?)];
     if args.vs.contains(&Rival::Etcd) {
         peers.push(Peer::Etcd(etcd::Cluster::start(servers, &args.etcd, dir).await?));
     }
@@ -296,7 +262,7 @@ async fn fill(peer: &Peer, args: &PeersArgs) -> Result<String> {
         let mut door = door.clone();
         async move { door.put(&key, &value).await }
     };
-    let filled = fill_keys(args.keys, usize::try_from(args.value_bytes)?, put).await;
+    let filled = fill_keys(args.keys, usize::try_from(args.value_bytes)?, FILLERS, put).await;
     filled.with_context(|| format!("cannot fill {}", peer.name()))?;
     Ok(doors.about)
 }

@@ -1,6 +1,7 @@
 //! What the machine itself takes for the two things that a durable write cannot do without: one sync of the disk, and
 //! one way to another process and back. A lone operation's latency is judged against them.
 
+use crate::report::{Fact, fact};
 use crate::statistics::median;
 use anyhow::{Context, Result};
 use std::fs::File;
@@ -46,6 +47,14 @@ impl Probe {
         let middle = |times: Vec<Duration>| median(times.iter().map(|time| time.as_secs_f64() * 1e6));
         let sync_us = middle(syncs?).context("no syncs")?;
         Ok(Self { sync_us, round_trip_us: middle(trips?).context("no round trips")? })
+    }
+
+    /// For people.
+    pub(crate) fn facts(&self) -> Vec<Fact> {
+        vec![
+            fact("fdatasync of 4 KiB", format!("{:.0} µs", self.sync_us)),
+            fact("256 bytes over loopback and back", format!("{:.0} µs", self.round_trip_us)),
+        ]
     }
 }
 

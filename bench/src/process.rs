@@ -13,6 +13,8 @@ pub(crate) struct Usage {
     pub(crate) cpu: Duration,
     /// Sent on to the disk, or to be sent: what was overwritten in the cache before that counts once.
     pub(crate) written_bytes: u64,
+    /// Resident now.
+    pub(crate) memory_bytes: u64,
     /// The sum of the most memory that each has had at a time.
     pub(crate) memory_peak_bytes: u64,
 }
@@ -32,24 +34,35 @@ impl Usage {
             let context = || format!("process {pid}");
             sum.cpu += cpu(&read("stat")?).with_context(context)?;
             sum.written_bytes += number(&read("io")?, "write_bytes:", "").with_context(context)?;
-            sum.memory_peak_bytes +=
-                1_024 * number(&read("status")?, "VmHWM:", " kB").with_context(context)?;
+            let status = read("status")?;
+            sum.memory_bytes += 1_024 * number(&status, "VmRSS:", " kB").with_context(context)?;
+            sum.memory_peak_bytes += 1_024 * number(&status, "VmHWM:", " kB").with_context(context)?;
         }
         Ok(sum)
     }
 
-    /// What was used since `before`, and the most memory ever; an error where a counter went back, as it does with a new
+    /// What was used since `before`, the memory as it is now and the most ever; an error where a counter went back, as it does with a new
     /// process.
     pub(crate) fn since(self, before: Self) -> Result<Self> {
         let used = || {
             Some(Self {
                 cpu: self.cpu.checked_sub(before.cpu)?,
                 written_bytes: self.written_bytes.checked_sub(before.written_bytes)?,
-                memory_peak_bytes: self.memory_peak_bytes,
+                ..self
             })
         };
         used().context("a server was restarted while it was measured: its counters went back")
     }
+}
+
+/// How much memory the machine can still give without swapping, in bytes.
+///
+/// # Errors
+/// The kernel does not say.
+pub(crate) fn memory_available_bytes() -> Result<u64> {
+    let path = "/proc/meminfo";
+    let page = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    Ok(1_024 * number(&page, "MemAvailable:", " kB").context(path)?)
 }
 
 /// User and system time in `/proc/PID/stat`: the 14th field and the 15th, counted behind the name in parentheses, which
@@ -115,7 +128,8 @@ mod tests {
     #[test]
     fn real_processes() {
         let usage = Usage::of(&[std::process::id()]).expect("we are there");
-        assert!(usage.memory_peak_bytes > 0);
+        assert!(usage.memory_bytes > 0 && usage.memory_peak_bytes >= usage.memory_bytes / 2);
+        assert!(memory_available_bytes().expect("the kernel says") > 0);
         let gone = Usage::of(&[u32::MAX]).expect_err("no process has this number");
         assert!(gone.to_string().contains("4294967295"), "{gone}");
         assert_eq!(Usage::of(&[]).expect("nothing to read"), Usage::default());
@@ -124,10 +138,10 @@ mod tests {
     /// Counters that went back are an error that says why, no panic.
     #[test]
     fn restarts_are_told() {
-        let before = Usage { cpu: TICK, written_bytes: 7, memory_peak_bytes: 9 };
-        let after = Usage { cpu: 3 * TICK, written_bytes: 10, memory_peak_bytes: 9 };
+        let before = Usage { cpu: TICK, written_bytes: 7, memory_bytes: 8, memory_peak_bytes: 9 };
+        let after = Usage { cpu: 3 * TICK, written_bytes: 10, memory_bytes: 5, memory_peak_bytes: 9 };
         let used = after.since(before).expect("counters grew");
-        assert_eq!(used, Usage { cpu: 2 * TICK, written_bytes: 3, memory_peak_bytes: 9 });
+        assert_eq!(used, Usage { cpu: 2 * TICK, written_bytes: 3, ..after });
         assert!(before.since(after).is_err());
     }
 }

@@ -1,7 +1,9 @@
 //! How results are written: as a table for people, line by line as they come, or as one JSON object a line.
 
+use crate::probe::Probe;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use serde_json::json;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,29 @@ pub(crate) enum Output {
     Table,
     /// One object a line.
     Json,
+}
+
+/// What was measured, and on what: a name, and what is to be said of it.
+pub(crate) type Fact = (String, String);
+
+pub(crate) fn fact(name: &str, fact: String) -> Fact {
+    (name.to_owned(), fact)
+}
+
+/// What is known before anything is measured.
+pub(crate) fn say_facts(output: Output, facts: &[Fact], probe: &Probe) -> Result<()> {
+    if output == Output::Table {
+        for (name, fact) in facts {
+            crate::say(&format!("{name}: {fact}"))?;
+        }
+        return crate::say("");
+    }
+    let Probe { sync_us, round_trip_us } = probe;
+    crate::say(&json!({"kind": "machine", "sync_us": sync_us, "round_trip_us": round_trip_us}).to_string())?;
+    for (name, fact) in facts {
+        crate::say(&json!({"kind": "fact", "name": name, "fact": fact}).to_string())?;
+    }
+    Ok(())
 }
 
 /// What stands in a cell of which nothing is known.

@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 const STOP_TIME: Duration = Duration::from_secs(10);
 const KILL_TIME: Duration = Duration::from_secs(10);
 
-/// How long servers may take until they answer.
-const START_TIME: Duration = Duration::from_secs(60);
+/// How long servers that hold nothing yet may take until they answer.
+pub(crate) const START_TIME: Duration = Duration::from_secs(60);
 
 /// How long one look at whether they answer may take, and the time between two.
 const LOOK_TIME: Duration = Duration::from_secs(5);
@@ -54,7 +54,7 @@ pub enum Ended {
     Stopped(&'static str),
 }
 
-/// The processes that were started so far. [`during`](Self::during) ends them; dropping kills them.
+/// The processes that were started so far. [`within`](Self::within) ends them; dropping kills them.
 #[derive(Debug)]
 pub(crate) struct Servers {
     running: Vec<Server>,
@@ -63,8 +63,28 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    pub(crate) fn new(logs: PathBuf) -> Self {
+    fn new(logs: PathBuf) -> Self {
         Self { running: Vec::new(), logs }
+    }
+
+    /// Does work that starts servers in a directory of its own below `within`, until it is done, fails, or `stop` names a
+    /// signal. Whichever it is, servers and directory are gone when this returns.
+    ///
+    /// # Errors
+    /// The work's, or else that of ending the servers or of removing what they wrote.
+    pub(crate) async fn within(
+        within: &Path,
+        prefix: &str,
+        work: impl AsyncFnOnce(&Path, &mut Self) -> Result<()>,
+        stop: impl Future<Output = &'static str>,
+    ) -> Result<Ended> {
+        let within = std::path::absolute(within).context("--dir")?;
+        let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(&within);
+        let dir = dir.with_context(|| format!("cannot make a directory in {}", within.display()))?;
+        let work = async |servers: &mut Self| work(dir.path(), servers).await;
+        let ended = Self::new(dir.path().to_owned()).during(work, stop).await?;
+        dir.close().with_context(|| format!("cannot remove the servers' data in {}", within.display()))?;
+        Ok(ended)
     }
 
     /// Starts a process, and returns its number.
@@ -93,7 +113,12 @@ impl Servers {
     ///
     /// # Errors
     /// A server ended meanwhile, or there is no answer in time: why not, as `answer` said last.
-    pub(crate) async fn until<T>(&mut self, what: &str, answer: impl AsyncFn() -> Result<T>) -> Result<T> {
+    pub(crate) async fn until<T>(
+        &mut self,
+        what: &str,
+        time: Duration,
+        answer: impl AsyncFn() -> Result<T>,
+    ) -> Result<T> {
         let began = Instant::now();
         loop {
             self.check()?;
@@ -102,8 +127,8 @@ impl Servers {
                 Ok(Err(error)) => error,
                 Err(_) => anyhow::anyhow!("no answer"),
             };
-            if began.elapsed() >= START_TIME {
-                return Err(missing.context(format!("{what}: not within {} s", START_TIME.as_secs())));
+            if began.elapsed() >= time {
+                return Err(missing.context(format!("{what}: not within {} s", time.as_secs())));
             }
             sleep(LOOK_PACE).await;
         }
@@ -127,7 +152,7 @@ impl Servers {
     ///
     /// # Errors
     /// The work's, or else that of ending the servers.
-    pub(crate) async fn during(
+    async fn during(
         mut self,
         work: impl AsyncFnOnce(&mut Self) -> Result<()>,
         stop: impl Future<Output = &'static str>,
@@ -140,6 +165,22 @@ impl Servers {
         };
         let stopped = self.end(STOP_TIME).await;
         ended.and_then(|ended| stopped.map(|()| ended))
+    }
+
+    /// SIGKILL to all, as when the power goes. Returns once all are gone; others can be started then.
+    ///
+    /// # Errors
+    /// One could not be ended.
+    pub(crate) async fn kill_all(&mut self) -> Result<()> {
+        for Server { name, child, .. } in &mut self.running {
+            child.start_kill().with_context(|| format!("cannot kill {name}"))?;
+        }
+        // Whoever is not known to be gone stays on the list: a signal may come between any two.
+        for Server { name, child, .. } in &mut self.running {
+            kill(child).await.with_context(|| format!("cannot end {name}"))?;
+        }
+        self.running.clear();
+        Ok(())
     }
 
     /// SIGTERM to all; SIGKILL to those that have not ended in time. Returns once all are gone.
@@ -237,6 +278,22 @@ mod tests {
         assert!(!runs(deaf) && !runs(meek));
     }
 
+    /// Servers that were killed are gone, are not missed, and can be started again.
+    #[tokio::test]
+    async fn killed_ones_are_not_missed() {
+        let logs = tempfile::tempdir().expect("a directory");
+        let mut servers = Servers::new(logs.path().into());
+        for _ in 0..2 {
+            let started = ["one", "other"]
+                .map(|name| servers.start(stand_in(name, "sleep", &["600"])).expect("it starts"));
+            servers.check().expect("both run");
+            servers.kill_all().await.expect("both can be killed");
+            assert!(started.into_iter().all(|pid| !runs(pid)));
+            servers.check().expect("nobody is missed");
+        }
+        servers.end(STOP_TIME).await.expect("nothing is left");
+    }
+
     /// A server that ends by itself is noticed, with the end of its log.
     #[tokio::test]
     async fn an_end_is_noticed() {
@@ -253,7 +310,8 @@ mod tests {
             why.contains("short ended by itself, exit status: 3") && why.contains("out of luck"),
             "{why}"
         );
-        let never = servers.until("an answer", async || -> Result<()> { std::future::pending().await }).await;
+        let hangs = async || -> Result<()> { std::future::pending().await };
+        let never = servers.until("an answer", START_TIME, hangs).await;
         assert!(never.is_err());
         servers.end(STOP_TIME).await.expect("nothing is left");
     }
@@ -263,10 +321,12 @@ mod tests {
     async fn waiting_is_bounded() {
         let logs = tempfile::tempdir().expect("a directory");
         let mut servers = Servers::new(logs.path().into());
-        let never = servers.until("a leader", async || -> Result<()> { bail!("no quorum") }).await;
+        let fails = async || -> Result<()> { bail!("no quorum") };
+        let never = servers.until("a leader", START_TIME, fails).await;
         assert_eq!(format!("{:#}", never.expect_err("never")), "a leader: not within 60 s: no quorum");
-        let hangs = servers.until("a leader", async || -> Result<()> { std::future::pending().await }).await;
-        assert_eq!(format!("{:#}", hangs.expect_err("never")), "a leader: not within 60 s: no answer");
+        let hangs = async || -> Result<()> { std::future::pending().await };
+        let hung = servers.until("a leader", START_TIME, hangs).await;
+        assert_eq!(format!("{:#}", hung.expect_err("never")), "a leader: not within 60 s: no answer");
     }
 
     /// A program that is missing is an error that says what to do.

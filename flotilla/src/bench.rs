@@ -5,6 +5,7 @@ use crate::arguments::{NODES_DEFAULT, nodes_help};
 use crate::kv::{self, Failure};
 use crate::signals::Signals;
 use clap::{Args, Subcommand};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -12,6 +13,9 @@ const EXIT_CODES: &str = "Exit codes:
   0  measured
   1  nobody answered, or an operation failed: what was printed before it holds, and no more
   2  the command line is wrong";
+
+/// The exit code beside them of what starts servers itself.
+const INTERRUPTED: &str = "130  a signal ended it; so were the servers that it had started";
 
 /// How long the cluster may take to answer before anything is measured.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
@@ -37,6 +41,10 @@ enum Command {
     /// Start flotilla, etcd and Redis on this machine and measure them in turns; --nodes is not asked
     #[command(after_help = peers_help())]
     Peers(bench::PeersArgs),
+    /// Start flotilla on this machine again and again, with larger values, more keys, groups or clients: how throughput,
+    /// memory and recovery grow; --nodes is not asked
+    #[command(after_help = growth_help())]
+    Growth(bench::GrowthArgs),
 }
 
 /// Gets read what is there: without a first run that fills it, a fresh cluster has nothing to be read.
@@ -58,7 +66,18 @@ fn peers_help() -> String {
   flotilla bench peers --vs etcd --etcd ~/etcd/etcd --workloads put --in-flight 1,64 --rounds 3
 
 {EXIT_CODES}
-  130  a signal ended it; so were the servers that it had started"
+  {INTERRUPTED}"
+    )
+}
+
+fn growth_help() -> String {
+    format!(
+        "Examples:
+  flotilla bench growth --dir /var/tmp --html growth.html
+  flotilla bench growth --series data-set,clients --keys 1000,10000 --clients 1,64 --seconds 2
+
+{EXIT_CODES}
+  {INTERRUPTED}"
     )
 }
 
@@ -67,7 +86,8 @@ pub(crate) async fn run(args: BenchArgs) -> Result<(), Failure> {
     let measured = match &args.command {
         Command::Load(load) => bench::load(&running_cluster(&args).await?, load).await,
         Command::Move(moves) => bench::moves(&running_cluster(&args).await?, moves).await,
-        Command::Peers(peers) => return beside_peers(peers).await,
+        Command::Peers(peers) => return ended(bench::peers(peers, &executable()?, stop()?).await),
+        Command::Growth(growth) => return ended(bench::growth(growth, &executable()?, stop()?).await),
     };
     measured.map_err(failed)
 }
@@ -84,20 +104,28 @@ async fn running_cluster(args: &BenchArgs) -> Result<Vec<String>, Failure> {
     Ok(nodes)
 }
 
-/// Measures servers that are started for it. A terminal that goes away must not leave them behind either.
-async fn beside_peers(peers: &bench::PeersArgs) -> Result<(), Failure> {
-    let executable = std::env::current_exe()
-        .map_err(|error| Failure::Failed(format!("cannot find this program's file: {error}")))?;
+/// This very program, of which servers are started.
+fn executable() -> Result<PathBuf, Failure> {
+    std::env::current_exe()
+        .map_err(|error| Failure::Failed(format!("cannot find this program's file: {error}")))
+}
+
+/// The signal that ends a run, caught from now on. A terminal that goes away must not leave servers behind either.
+fn stop() -> Result<impl Future<Output = &'static str>, Failure> {
     let mut signals = Signals::catch()?;
     let mut hangup = signal(SignalKind::hangup())
         .map_err(|error| Failure::Failed(format!("cannot catch signals: {error}")))?;
-    let stop = async {
+    Ok(async move {
         tokio::select! {
             signal = signals.recv() => signal,
             _ = hangup.recv() => "SIGHUP",
         }
-    };
-    match bench::peers(peers, &executable, stop).await.map_err(failed)? {
+    })
+}
+
+/// How a run with servers of its own came to its end.
+fn ended(run: anyhow::Result<bench::Ended>) -> Result<(), Failure> {
+    match run.map_err(failed)? {
         bench::Ended::Measured => Ok(()),
         bench::Ended::Stopped(signal) => {
             Err(Failure::Interrupted(format!("{signal} ended it before all was measured; no server is left")))

@@ -41,6 +41,8 @@ fn help_teaches() {
         &["bench"],
         &["bench", "load"],
         &["bench", "move"],
+        &["bench", "peers"],
+        &["bench", "growth"],
     ] {
         let help = stdout(&flotilla(&[command, &["--help"]].concat()));
         assert!(help.contains("Exit codes:"), "{help}");

@@ -115,11 +115,11 @@ pub(super) fn plots(rows: &[Row]) -> Vec<Plot> {
             let rows = rows.iter().filter(|row| row.workload == **workload);
             let point = |row: &Row| {
                 let figure = figure(row);
-                Point { in_flight: row.in_flight, median: figure, min: figure, max: figure }
+                Point::once(row.in_flight.into(), figure)
             };
             Line { name: (*workload).to_owned(), points: rows.map(point).collect() }
         };
-        Plot { title: title.to_owned(), lines: workloads.iter().map(line).collect() }
+        Plot::new(title.to_owned(), "in flight", workloads.iter().map(line).collect())
     };
     vec![plot("operations a second", |row| row.ops_per_s), plot("p99, ms", |row| row.p99_ms)]
 }
@@ -140,7 +140,12 @@ mod tests {
         let mut tally = Tally::new().expect("a histogram");
         (0..100).for_each(|_| tally.record(Duration::from_millis(2), 50).expect("a latency"));
         let spent = |cpu, written_bytes, syncs| Spent {
-            usage: Usage { cpu: Duration::from_millis(cpu), written_bytes, memory_peak_bytes: 3 << 20 },
+            usage: Usage {
+                cpu: Duration::from_millis(cpu),
+                written_bytes,
+                memory_bytes: 2 << 20,
+                memory_peak_bytes: 3 << 20,
+            },
             logs: Logs { syncs, bytes: 0 },
         };
         let (before, after) = (spent(10, 0, 5), spent(35, 15_000, 15));

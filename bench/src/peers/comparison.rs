@@ -194,12 +194,12 @@ impl Comparison {
             let lines = self.settings.iter().filter(|line| line.workload == workload);
             let point = |line: &Setting| {
                 let Spread { median, min, max } = Spread::of(line.samples[index].iter().map(figure))?;
-                Some(Point { in_flight: line.in_flight, median, min, max })
+                Some(Point { at: line.in_flight.into(), median, min, max })
             };
             Line { name: (*system).to_owned(), points: lines.filter_map(point).collect() }
         };
         let lines = self.systems.iter().enumerate().map(line).filter(|line| !line.points.is_empty());
-        Plot { title: format!("{workload}: {title}"), lines: lines.collect() }
+        Plot::new(format!("{workload}: {title}"), "in flight", lines.collect())
     }
 }
 
@@ -251,7 +251,7 @@ mod tests {
         let mut tally = Tally::new().expect("a histogram");
         (0..100).for_each(|_| tally.record(Duration::from_millis(2), 50).expect("a latency"));
         let spent = |cpu, disk_bytes| Spent {
-            usage: Usage { cpu: Duration::from_millis(cpu), written_bytes: 0, memory_peak_bytes: 0 },
+            usage: Usage { cpu: Duration::from_millis(cpu), ..Usage::default() },
             disk_bytes,
         };
         let of = |before, after| {

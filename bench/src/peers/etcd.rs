@@ -3,11 +3,12 @@
 
 mod wire;
 
+use super::CONNECTIONS;
 use super::http::{Dialect, Gateway};
 use super::store::{Doors, Native};
-use super::{CONNECTIONS, NODES};
+use crate::cluster::NODES;
 use crate::ports;
-use crate::servers::{Program, Servers};
+use crate::servers::{Program, START_TIME, Servers};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::time::Duration;
@@ -64,7 +65,7 @@ impl Cluster {
         let cluster =
             Self { pids, clients: clients.iter().map(|port| format!("127.0.0.1:{port}")).collect() };
         let leader = async || cluster.leader().await;
-        servers.until("etcd has a leader", leader).await?;
+        servers.until("etcd has a leader", START_TIME, leader).await?;
         Ok(cluster)
     }
 

@@ -4,7 +4,7 @@
 use super::CONNECTIONS;
 use super::store::{Doors, Native};
 use crate::ports;
-use crate::servers::{Program, Servers};
+use crate::servers::{Program, START_TIME, Servers};
 use ::redis::AsyncConnectionConfig;
 use ::redis::aio::MultiplexedConnection;
 use anyhow::{Context, Result};
@@ -46,7 +46,7 @@ impl Server {
         arguments.extend(["--dir".into(), data.into()]);
         let pids = vec![servers.start(Program { name, path: executable, arguments, advice: ADVICE })?];
         let server = Self { pids, port };
-        servers.until("Redis answers", async || server.version().await).await?;
+        servers.until("Redis answers", START_TIME, async || server.version().await).await?;
         Ok(server)
     }
 
