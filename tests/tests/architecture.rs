@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Who may depend on whom among our own crates. The binary and the tests may see everything below them.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("proto", &[]),
     ("raftstore", &["proto"]),
     ("flotilla-client", &["proto"]),
@@ -17,6 +17,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ("checker", &[]),
     ("simulation", &["proto", "raftstore", "shardctrler", "flotilla-client", "kvserver", "checker"]),
     ("faults", &["flotilla-client", "checker", "tests"]),
+    ("guard", &["proto", "raftstore", "flotilla-client", "kvserver"]),
     (
         "failpoints",
         &["proto", "raftstore", "shardctrler", "flotilla-client", "kvserver", "bench", "checker", "tests"],
