@@ -6,9 +6,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use tempfile::TempDir;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_flotilla");
+
+/// How many nodes this process has started.
+static NODES: AtomicU8 = AtomicU8::new(0);
 
 /// A cluster of one; killed when dropped.
 struct Node {
@@ -20,9 +24,10 @@ struct Node {
 impl Node {
     fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let free = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-        let [address, peer] =
-            free.map(|listener| listener.local_addr().expect("a bound address").to_string());
+        // A loopback address of its own: a free port of a shared one may be gone before the node listens on it.
+        let (process, node) = (std::process::id(), NODES.fetch_add(1, Ordering::Relaxed));
+        let host = format!("127.{}.{}.{}", 1 + process % 250, 1 + process / 250 % 250, 1 + node);
+        let (address, peer) = (format!("{host}:7101"), format!("{host}:7201"));
         let mut process = Command::new(BINARY)
             .args(["server", "--http-listen", &address, "--peer-listen", &peer, "--data"])
             .arg(folder.path().join("data"))
