@@ -42,6 +42,9 @@ const BATCH_GRACE: Duration = Duration::from_millis(500);
 /// before it is not ready any more.
 const TOUCH_ELECTIONS: u32 = 2;
 
+/// For how long a change waits for this node to hear of it, before it is answered all the same.
+const LEARN_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// How old a measurement of the disk may be: measuring walks through all its files.
 const DISK_AGE_MAX: Duration = Duration::from_secs(5);
 
@@ -161,7 +164,16 @@ impl Service for Frontend {
         change: ControllerChange,
         deadline: Instant,
     ) -> BoxFuture<'_, Result<ControllerReply, ExecuteError>> {
-        self.controller.execute(expect, change, left(deadline)).boxed()
+        async move {
+            let reply = self.controller.execute(expect, change, left(deadline)).await?;
+            // It holds whether or not this node hears of it in time.
+            if !self.controller.learns_of(reply.epoch(), left(deadline).min(LEARN_TIME_MAX)).await {
+                let (node, epoch) = (self.router.host.node(), reply.epoch());
+                tracing::warn!(%node, %epoch, "a change was made that this node has not heard of yet");
+            }
+            Ok(reply)
+        }
+        .boxed()
     }
 
     fn plan(

@@ -77,6 +77,23 @@ async fn the_controllers_group_is_shown() {
     }
 }
 
+/// A node that says that a change was made shows it: the controller's leader, and those that follow it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_shows_the_change_that_it_answered() {
+    let fleet = Fleet::start(Settings::default()).await;
+    fleet.leader(0).await;
+    for round in 0..10 {
+        for node in NODES {
+            let ms = 60_000 + round * 10 + node;
+            let body = json!({ "dead_after_ms": ms }).to_string();
+            let answer = fleet.door(node).ask(Method::PUT, "/v1/cluster/nodes", &[], body).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let map = fleet.door(node).get("/v1/cluster/map").await.json();
+            assert_eq!((&map["epoch"], &map["settings"]["dead_after_ms"]), (&answer.json()["epoch"], &json!(ms)));
+        }
+    }
+}
+
 /// A group that is added takes its share of shards over, and gives it back when it is removed; every key is read and
 /// written through every node all the same, and the map of an earlier epoch stays what it was.
 #[tokio::test(flavor = "multi_thread")]

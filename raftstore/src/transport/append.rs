@@ -11,10 +11,13 @@
 //! but answers would hold its leader's log for ever. So the stream of a follower that is left below the group's
 //! [`LogFloor`] ends with an error; then openraft purges, and goes on with the snapshot.
 //!
+//! A request without entries, a **notice**, only says how far the leader has committed. It waits a little for the next
+//! request, which says it as well.
+//!
 //! openraft takes an answer that names an index for one to every request up to it, so an answer to entries for one to
-//! a notice of a commit, without entries, that it made since, and the time at which it made that for one at which the
-//! follower followed this leader: by which it confirms reads. So whatever it makes while answers are due is dated back
-//! to the oldest request that waits for one.
+//! a notice that it made since, and the time at which it made that for one at which the follower followed this leader:
+//! by which it confirms reads. So whatever it makes while answers are due is dated back to the oldest request that
+//! waits for one.
 
 use super::batch::Hold;
 use super::config::TransportConfig;
@@ -38,6 +41,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, Sleep};
+
+/// How long a notice waits for a request that holds entries: followers, and who reads there, learn of a lone commit that
+/// much later.
+const NOTICE_WAIT: Duration = Duration::from_millis(2);
 
 pub(crate) type AppendItem = Result<StreamAppendResult, RPCError<TypeConfig>>;
 
@@ -133,6 +140,10 @@ struct AppendStream<S> {
     parts: Option<Parts>,
     /// When openraft made the request that these are of.
     made: Instant,
+    /// A notice that waits for another request to take its place; then there are no parts.
+    waiting: Option<AppendEntriesRequest>,
+    /// When it has waited long enough.
+    waited: Pin<Box<Sleep>>,
     ready: Option<Ready>,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: usize,
@@ -168,6 +179,8 @@ where
         input: Some(input),
         parts: None,
         made: Instant::now(),
+        waiting: None,
+        waited: Box::pin(tokio::time::sleep(Duration::ZERO)),
         ready: None,
         in_flight: VecDeque::new(),
         in_flight_bytes: 0,
@@ -190,6 +203,9 @@ impl<S: Stream<Item = AppendEntriesRequest> + Send + Unpin> AppendStream<S> {
     /// Sends what may be sent until there is an answer; `None` when all is sent and answered.
     async fn next(&mut self) -> Option<AppendItem> {
         loop {
+            if self.input.is_none() {
+                self.wait_no_longer();
+            }
             if let Err(error) = self.prepare() {
                 return Some(Err(error));
             }
@@ -210,6 +226,7 @@ impl<S: Stream<Item = AppendEntriesRequest> + Send + Unpin> AppendStream<S> {
                 request = next_request(&mut self.input, oldest), if reads => {
                     request.into_iter().for_each(|request| self.begin(request));
                 }
+                () = &mut self.waited, if self.waiting.is_some() => self.wait_no_longer(),
                 Ok(()) = self.floor.changed() => {
                     if let Some(end) = self.below_floor() {
                         return Some(end);
@@ -227,7 +244,18 @@ impl<S: Stream<Item = AppendEntriesRequest> + Send + Unpin> AppendStream<S> {
     fn begin(&mut self, request: AppendEntriesRequest) {
         self.matched.get_or_insert(request.prev_log_id.map_or(0, |prev| prev.index()));
         self.made = Instant::now();
-        self.parts = Some(Parts::new(request));
+        if !request.entries.is_empty() {
+            self.waiting = None;
+            self.parts = Some(Parts::new(request));
+        } else if self.waiting.replace(request).is_none() {
+            self.waited.as_mut().reset(self.made + NOTICE_WAIT);
+        }
+    }
+
+    fn wait_no_longer(&mut self) {
+        if let Some(notice) = self.waiting.take() {
+            self.parts = Some(Parts::new(notice));
+        }
     }
 
     /// The error to end with, where the floor was raised above the follower.

@@ -10,7 +10,7 @@ use raftstore::{CallError, Group};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// How long a node lets another wait with the map.
 pub(super) const FOLLOW_TIME: Duration = Duration::from_secs(5);
@@ -41,6 +41,13 @@ impl ControllerHandle {
                 self.host.locate(*node, &spec.peer);
             }
         }
+    }
+
+    /// Waits until this node knows a map of `epoch` or a later one, for so long at most; whether it does.
+    pub async fn learns_of(&self, epoch: Epoch, time: Duration) -> bool {
+        let mut map = self.map.subscribe();
+        let known = map.wait_for(|map| map.as_ref().is_some_and(|map| map.shard_map.epoch >= epoch));
+        matches!(timeout(time, known).await, Ok(Ok(_)))
     }
 
     pub(super) async fn later_map(&self, above: Epoch, until: Instant) -> Word {

@@ -147,7 +147,7 @@ async fn a_node_joins_and_leaves() {
     cluster.join(4, &[2, 1]).await;
     writer.goes_on(50).await;
     assert_done(&flotilla(&cluster.nodes()[0], &["group", "add"]).await);
-    let map = settled(&cluster.nodes()[3], &[]).await;
+    let map = settled(&cluster.nodes()[0], &[]).await;
     let groups = map["groups"].as_array().expect("groups");
     assert_eq!(groups.len(), 4);
     for node in 1..=4 {

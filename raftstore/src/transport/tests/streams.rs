@@ -107,6 +107,33 @@ fn notice(index: u64, committed: u64) -> AppendEntriesRequest {
     AppendEntriesRequest { prev_log_id, leader_commit, entries: Vec::new(), ..append(index, 0) }
 }
 
+/// That something was committed is said by the next entries, where they come soon; by itself where none do, and at
+/// once where the stream ends.
+#[tokio::test(start_paused = true)]
+async fn notices_travel_with_entries() {
+    let pair = Pair::simulated().await;
+    let replica = &pair.node.replica;
+    let mut client = pair.client(GROUP);
+    let (feed, input) = feed();
+    let mut answers = client.stream_append(input, RPCOption::new(OPTION_TTL)).await.unwrap();
+    feed.send(append(1, 10));
+    assert_eq!(answers.next().await.unwrap().unwrap(), Ok(Some(id(1))));
+    feed.send(notice(1, 1));
+    assert!(tokio::time::timeout(MS, answers.next()).await.is_err(), "it waits");
+    feed.send(append(2, 10));
+    assert_eq!(answers.next().await.unwrap().unwrap(), Ok(Some(id(2))));
+    assert_eq!(*replica.appended.borrow(), [1, 2]);
+    feed.send(notice(2, 2));
+    assert_eq!(answers.next().await.unwrap().unwrap(), Ok(Some(id(2))));
+    assert_eq!(*replica.appended.borrow(), [1, 2, 2]);
+    feed.send(notice(2, 2));
+    drop(feed);
+    let began = tokio::time::Instant::now();
+    assert_eq!(answers.next().await.unwrap().unwrap(), Ok(Some(id(2))));
+    assert_eq!((answers.next().await.is_none(), began.elapsed()), (true, Duration::ZERO));
+    assert_eq!(*replica.appended.borrow(), [1, 2, 2, 2]);
+}
+
 /// What openraft makes while answers are due is dated back to the oldest request that waits for one: it would take the
 /// answer to that for one to a notice, too.
 #[tokio::test(start_paused = true)]
