@@ -13,7 +13,7 @@ use crate::machine::KvMachine;
 use crate::node::CONTROLLER;
 use crate::replica::{Bounds, Replica};
 use crate::restoration::Restoration;
-use proto::{ClusterMap, GroupId, GroupView, Incarnation, NodeId, ShardId, ShardSet};
+use proto::{ClusterMap, Epoch, GroupId, GroupView, Incarnation, NodeId, ShardId, ShardSet};
 use raftstore::{Address, Disk, Fatal, Group, Host, Member};
 use shardctrler::{ControllerHandle, ControllerMachine};
 use std::collections::{BTreeMap, BTreeSet};
@@ -127,6 +127,9 @@ impl Residence {
         if before != Some(&after) {
             after.save(&self.disk).await?;
             self.known = Some(after);
+        }
+        if self.known.as_ref().is_some_and(|known| known.named > Epoch(0)) {
+            self.controller.remembered();
         }
         Ok(())
     }

@@ -34,6 +34,9 @@ const ATTEMPT_TIME_MAX: Duration = Duration::from_secs(2);
 /// The pause before another node is asked.
 const ATTEMPT_PACE: Duration = Duration::from_millis(50);
 
+/// How often a node that joins is looked for on the map, where other changes come first each time.
+const ADMISSIONS_MAX: usize = 16;
+
 /// How often a node gives a sign of life, and the leader judges: several times in the shortest silence that
 /// may count as death.
 const LIFE_PACE: Duration = Duration::from_secs(1);
@@ -101,6 +104,8 @@ pub struct ControllerHandle {
 struct Standing {
     /// The epoch of the latest map that named it.
     named: Epoch,
+    /// Whether its disk remembers that one did.
+    is_remembered: bool,
     /// Why the controller last refused to let it join, or to be born as this node says.
     refused: Option<String>,
     /// When whoever leads the controller last heard a sign of life.
@@ -114,7 +119,12 @@ impl ControllerHandle {
         group: Option<Group<ControllerMachine>>,
         settings: Settings,
     ) -> (Arc<Self>, JoinSet<()>) {
-        let standing = Mutex::new(Standing { named: settings.named, refused: None, heard: None });
+        let standing = Mutex::new(Standing {
+            named: settings.named,
+            is_remembered: settings.named > Epoch(0),
+            refused: None,
+            heard: None,
+        });
         let handle = Arc::new(Self {
             host,
             group: watch::Sender::new(group),
@@ -158,6 +168,11 @@ impl ControllerHandle {
     /// The epoch of the latest map that named this node; 0 where none did.
     pub fn named(&self) -> Epoch {
         self.lock_standing().named
+    }
+
+    /// From now on this node's disk remembers that a map has named it.
+    pub fn remembered(&self) {
+        self.lock_standing().is_remembered = true;
     }
 
     /// Whether this node was a member and was removed since: a map that is later than one that named it does

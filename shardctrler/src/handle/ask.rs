@@ -3,12 +3,14 @@
 //! Owns who is thought to lead, and with whom a search begins. Must never send a command again of which it does not know
 //! the outcome; whatever else is asked goes to the next node where one does not answer.
 
-use super::{ATTEMPT_PACE, ATTEMPT_TIME_MAX, ControllerHandle, ExecuteError, is_in_touch};
+use super::{ADMISSIONS_MAX, ATTEMPT_PACE, ATTEMPT_TIME_MAX, ControllerHandle, ExecuteError, is_in_touch};
+use crate::Controller;
 use crate::api::{CONTROLLER_SERVICE, Plan, Question, Word};
 use crate::failpoint::{Failpoint, reach};
+use crate::liveness::Liveness;
 use crate::machine::ControllerMachine;
 use bytes::Bytes;
-use proto::{ControllerAnswer, ControllerChange, ControllerCommand, ControllerError, NodeId, NodeSpec};
+use proto::{ControllerAnswer, ControllerChange, ControllerCommand, ControllerError, NodeId, NodeState};
 use raftstore::{CallError, Group, ProposeError, ReadError};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -17,9 +19,6 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a node waits with a sign of life for one that does not answer: another is asked in the same turn.
 const SIGN_TIME_MAX: Duration = Duration::from_millis(500);
-
-/// How often the leader looks at the map for one node that joins, where other changes come first each time.
-const ADMISSIONS_MAX: usize = 16;
 
 impl ControllerHandle {
     /// Answers what only the leader may.
@@ -77,8 +76,16 @@ impl ControllerHandle {
             reach(node, change, Failpoint::Asked).await;
         }
         let word = match change {
+            // The machine does not look at that, see `check_http`. Of two newcomers with one address the second finds the
+            // first there.
             ControllerChange::NodeJoin { node: newcomer, spec } => {
-                admit(group, command, *newcomer, spec).await
+                let admit = |controller: &Controller| {
+                    controller.check_http(*newcomer, spec).map_err(|refused| Word::Executed(Err(refused)))
+                };
+                propose_fenced(group, command, admit).await
+            }
+            ControllerChange::NodeRemove { node: leaver } => {
+                propose_fenced(group, command, |controller| self.lets_go(controller, *leaver)).await
             }
             _ => propose(group, command).await,
         };
@@ -86,6 +93,19 @@ impl ControllerHandle {
             reach(node, change, Failpoint::Committed).await;
         }
         word
+    }
+
+    /// Whether a node can be removed that will not come back by itself: it has given a sign of life, and does so only
+    /// once its disk remembers that it is a member. Of one that is dead nothing better will be known.
+    fn lets_go(&self, controller: &Controller, node: NodeId) -> Result<(), Word> {
+        let map = controller.cluster_map().map_err(|refused| Word::Executed(Err(refused)))?;
+        let Some(view) = map.nodes.iter().find(|view| view.node == node) else { return Ok(()) };
+        let silence = |liveness: &Liveness| liveness.silence(Instant::now(), node, view.spec.incarnation);
+        let is_known = self.lock_liveness().as_ref().and_then(silence).is_some();
+        if is_known || view.state == NodeState::Dead {
+            return Ok(());
+        }
+        Err(Word::Busy(format!("{node} may not know yet that it is a member, and would join again")))
     }
 
     /// Who leads as this node's replica knows, or as others said: one that is out of touch may know a leader
@@ -178,24 +198,20 @@ impl ControllerHandle {
     }
 }
 
-/// Has a node join, unless its HTTP address is another's. The machine does not look at that, see
-/// [`check_http`](crate::Controller::check_http): the leader does, and has the command carried out at the
-/// version of the map that it has looked at, or not at all. Of two newcomers with one address the second finds
-/// the first there.
-async fn admit(
+/// Has a command carried out at the version of the map at which `check` lets it, or not at all.
+async fn propose_fenced(
     group: &Group<ControllerMachine>,
     command: &ControllerCommand,
-    node: NodeId,
-    spec: &NodeSpec,
+    check: impl Fn(&Controller) -> Result<(), Word>,
 ) -> Word {
     for _ in 0..ADMISSIONS_MAX {
         let look = |machine: &ControllerMachine| {
             let controller = machine.controller();
-            (controller.epoch(), controller.check_http(node, spec))
+            (controller.epoch(), check(controller))
         };
         let current = match group.read(look).await {
             Ok((current, Ok(()))) => current,
-            Ok((_, Err(refused))) => return Word::Executed(Err(refused)),
+            Ok((_, Err(refused))) => return refused,
             Err(error) => return unread(error),
         };
         if command.expect.is_some_and(|expect| expect != current) {

@@ -4,7 +4,10 @@
 //! Relies on [`Liveness`] for what silence means. Must never judge, nor hear anybody, while a quorum is out of the
 //! leader's reach.
 
-use super::{ATTEMPT_PACE, ATTEMPT_TIME_MAX, ControllerHandle, ExecuteError, LIFE_PACE, Shape, is_in_touch};
+use super::{
+    ADMISSIONS_MAX, ATTEMPT_PACE, ATTEMPT_TIME_MAX, ControllerHandle, ExecuteError, LIFE_PACE, Shape,
+    is_in_touch,
+};
 use crate::api::{Question, Sign};
 use crate::liveness::Liveness;
 use proto::{
@@ -20,26 +23,48 @@ impl ControllerHandle {
     pub(super) async fn live(self: Arc<Self>) {
         loop {
             let next = Instant::now() + LIFE_PACE;
-            if self.is_to_join() {
-                self.join().await;
+            if let Some(epoch) = self.is_to_join() {
+                self.join(epoch).await;
             }
-            let sign = Sign {
-                node: self.host.node(),
-                incarnation: self.host.incarnation(),
-                groups: self.host.stored_groups().into_iter().filter(|group| *group != GroupId(0)).collect(),
-            };
-            match self.ask_leader(&Question::Alive(sign), LIFE_PACE).await {
-                Ok(_) => self.lock_standing().heard = Some(Instant::now()),
-                Err(error) => tracing::debug!(%error, "no sign of life was given"),
+            // By its sign whoever leads knows that the node will not join again once it is removed.
+            let is_member = self.lock_standing().is_remembered;
+            if is_member {
+                self.give_sign().await;
             }
             sleep_until(next).await;
         }
     }
 
-    async fn join(&self) {
+    async fn give_sign(&self) {
+        let sign = Sign {
+            node: self.host.node(),
+            incarnation: self.host.incarnation(),
+            groups: self.host.stored_groups().into_iter().filter(|group| *group != GroupId(0)).collect(),
+        };
+        match self.ask_leader(&Question::Alive(sign), LIFE_PACE).await {
+            Ok(_) => self.lock_standing().heard = Some(Instant::now()),
+            Err(error) => tracing::debug!(%error, "no sign of life was given"),
+        }
+    }
+
+    /// Joins at the map of `epoch`, by which this node is no member, or at a later one by which it is none either: what
+    /// comes late is carried out at no other, and nobody comes back who was removed meanwhile.
+    async fn join(&self, mut epoch: Epoch) {
         let node = self.host.node();
         let change = ControllerChange::NodeJoin { node, spec: self.settings.spec.clone() };
-        let why = self.execute(None, change, ATTEMPT_TIME_MAX).await.err().map(|error| error.to_string());
+        let mut joined = self.execute(Some(epoch), change.clone(), ATTEMPT_TIME_MAX).await;
+        for _ in 1..ADMISSIONS_MAX {
+            let Err(ExecuteError::Refused(ControllerError::EpochMismatch { current })) = joined else {
+                break;
+            };
+            self.learns_of(current, ATTEMPT_TIME_MAX).await;
+            match self.is_to_join() {
+                Some(now) => epoch = now,
+                None => return,
+            }
+            joined = self.execute(Some(epoch), change.clone(), ATTEMPT_TIME_MAX).await;
+        }
+        let why = joined.err().map(|error| error.to_string());
         let is_news = self.note_refusal(why.as_deref());
         match why {
             Some(why) if is_news => {
@@ -53,7 +78,7 @@ impl ControllerHandle {
         }
         if let Some(spec) = self.without_address() {
             let change = ControllerChange::NodeJoin { node, spec };
-            if let Err(error) = self.execute(None, change, ATTEMPT_TIME_MAX).await {
+            if let Err(error) = self.execute(Some(epoch), change, ATTEMPT_TIME_MAX).await {
                 tracing::debug!(%node, %error, "the node's old address was not given up");
             }
         }
@@ -80,15 +105,16 @@ impl ControllerHandle {
         gives_up.then(|| NodeSpec { peer: String::new(), ..own.spec.clone() })
     }
 
-    /// Whether the cluster is born and knows this node not, or otherwise than it is. Whoever was removed does
+    /// The epoch of the map, where that knows this node not, or otherwise than it is. Whoever was removed does
     /// not come back by itself, and a map from before this node joined says nothing.
-    fn is_to_join(&self) -> bool {
+    fn is_to_join(&self) -> Option<Epoch> {
         let map = self.map.borrow();
-        let Some(map) = map.as_ref() else { return false };
-        match self.view_in(map) {
+        let map = map.as_ref()?;
+        let is_to_join = match self.view_in(map) {
             Some(view) => view.spec != self.settings.spec,
             None => self.named() == Epoch(0),
-        }
+        };
+        is_to_join.then_some(map.shard_map.epoch)
     }
 
     /// While this node's replica leads: has the cluster born, and judges who lives.

@@ -157,7 +157,14 @@ impl Cluster {
         let shape = Shape { shards: SHARDS, groups: self.groups, replicas: 3 };
         let birth = group.is_some().then_some(shape);
         let settings = Settings { seeds, named: Epoch(0), spec, birth };
-        let (handle, tasks) = ControllerHandle::start(host.clone(), group.clone(), settings);
+        let (handle, mut tasks) = ControllerHandle::start(host.clone(), group.clone(), settings);
+        let named = handle.clone();
+        tasks.spawn(async move {
+            let mut map = named.map();
+            if map.wait_for(|_| named.named() > Epoch(0)).await.is_ok() {
+                named.remembered();
+            }
+        });
         host.set_services(Arc::new(Peers(handle.clone())));
         let forming = host.clone();
         let formation = tokio::spawn(async move {
