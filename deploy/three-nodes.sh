@@ -6,10 +6,11 @@
 #   three-nodes.sh kill N        SIGKILL, no goodbye
 #   three-nodes.sh stop          SIGTERM to all: leaderships are handed over, requests finished
 #
-# FLOTILLA is the binary (target/release/flotilla), DIR the data (.flotilla/three-nodes). Node N answers HTTP on 7100 + N.
+# FLOTILLA is the binary (release/flotilla in CARGO_TARGET_DIR or target), DIR the data (.flotilla/three-nodes). Node N
+# answers HTTP on 7100 + N.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-flotilla=${FLOTILLA:-$root/target/release/flotilla}
+flotilla=${FLOTILLA:-${CARGO_TARGET_DIR:-$root/target}/release/flotilla}
 dir=$(realpath -m "${DIR:-$root/.flotilla/three-nodes}")
 members=1=127.0.0.1:7201/127.0.0.1:7101,2=127.0.0.1:7202/127.0.0.1:7102,3=127.0.0.1:7203/127.0.0.1:7103
 
@@ -27,18 +28,33 @@ runs() {
     return 1
 }
 
+# Ends with an error where node $1's process has ended. It is looked for more than once, because one that was started
+# this instant may not have its own command line yet.
+must_run() {
+    for _ in $(seq 5); do
+        runs "$1" && return
+        sleep 0.1
+    done
+    echo "node $1 ended; the end of its log:" >&2
+    tail -n 5 "$dir/n$1.log" >&2
+    exit 1
+}
+
 start() {
+    command -v "$flotilla" >/dev/null || { echo "there is no $flotilla; build it first: cargo build --release" >&2; exit 1; }
     mkdir -p "$dir"
     for n in 1 2 3; do
         runs "$n" && continue
+        # It would be that one that answers below.
+        curl -s -m 2 -o /dev/null "http://127.0.0.1:710$n/healthz" && { echo "something else answers at 127.0.0.1:710$n: end it first" >&2; exit 1; }
         setsid "$flotilla" server --node "$n" --data "$dir/n$n" --members "$members" \
             --peer-listen "127.0.0.1:720$n" --http-listen "127.0.0.1:710$n" >>"$dir/n$n.log" 2>&1 </dev/null &
         echo $! >"$dir/n$n.pid"
     done
     for n in 1 2 3; do
         for _ in $(seq 300); do
+            must_run "$n"
             curl -sf -m 2 -o /dev/null "http://127.0.0.1:710$n/readyz" && continue 2
-            kill -0 "$(pid "$n")" 2>/dev/null || { echo "node $n ended; the end of its log:" >&2; tail -n 5 "$dir/n$n.log" >&2; exit 1; }
             sleep 0.1
         done
         echo "node $n is not ready after 30 s; see $dir/n$n.log" >&2
@@ -79,5 +95,5 @@ start) start ;;
 leader) leader ;;
 kill) kill_node "${2:?which node}" ;;
 stop) stop ;;
-*) sed -n '2,9p' "$0" && exit 2 ;;
+*) sed -n '2,10p' "$0" && exit 2 ;;
 esac
