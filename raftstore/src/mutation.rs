@@ -36,11 +36,13 @@ pub enum Mutation {
     RestoreSnapshotWithoutTail,
     /// A frozen shard's source judges how the move has ended by a map that is older than the move.
     IgnoreEpoch,
+    /// A leader takes an answer to entries for one to whatever it sent since without any.
+    BelieveOldAnswers,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AcknowledgeBeforeSync,
         Self::SkipSync,
         Self::SkipSessionTable,
@@ -51,6 +53,7 @@ impl Mutation {
         Self::ForgetSessionsInMove,
         Self::RestoreSnapshotWithoutTail,
         Self::IgnoreEpoch,
+        Self::BelieveOldAnswers,
     ];
 
     /// Its name on the simulator's command line.
@@ -66,6 +69,7 @@ impl Mutation {
             Self::ForgetSessionsInMove => "forget-sessions-in-move",
             Self::RestoreSnapshotWithoutTail => "restore-snapshot-without-tail",
             Self::IgnoreEpoch => "ignore-epoch",
+            Self::BelieveOldAnswers => "believe-old-answers",
         }
     }
 }

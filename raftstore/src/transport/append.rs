@@ -26,6 +26,7 @@ use super::message::{APPEND_OVERHEAD, AppendHead, put_append, take_appended};
 use super::queue::{Answer, Failure, Queue, StreamCall};
 use super::raft_client::{rpc_error, rpc_refusal};
 use crate::codec::ENTRY_OVERHEAD;
+use crate::mutation::{Mutation, is_on};
 use crate::runtime::as_of;
 use crate::types::{AppendEntriesRequest, Entry, Payload, StreamAppendResult, TypeConfig};
 use bytes::Bytes;
@@ -212,6 +213,7 @@ impl<S: Stream<Item = AppendEntriesRequest> + Send + Unpin> AppendStream<S> {
             let reads = self.input.is_some() && self.ready.is_none() && self.may_send();
             let due = !self.in_flight.is_empty();
             let oldest = self.in_flight.front().map(|oldest| oldest.made);
+            let oldest = oldest.filter(|_| !is_on(Mutation::BelieveOldAnswers));
             if self.input.is_none() && self.ready.is_none() && !due {
                 return None;
             }

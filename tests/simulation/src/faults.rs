@@ -16,6 +16,10 @@ use tokio::time::{Instant, sleep};
 /// The longest time that one fault lasts, in milliseconds.
 const FAULT_MS_MAX: u64 = 6_000;
 
+/// The longest time that answers are on their way where they are late, in milliseconds: their connection does not count
+/// as dead yet.
+const LATE_MS_MAX: u64 = 1_900;
+
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Crash,
@@ -26,6 +30,7 @@ enum Kind {
     OneWay,
     Pair,
     Slow,
+    Late,
     Resets,
     Mishaps,
     Pause,
@@ -36,7 +41,7 @@ enum Kind {
     Flip,
 }
 
-const KINDS: [(Kind, u32); 16] = [
+const KINDS: [(Kind, u32); 17] = [
     (Kind::Crash, 6),
     (Kind::CrashAll, 1),
     (Kind::Wipe, 2),
@@ -45,6 +50,7 @@ const KINDS: [(Kind, u32); 16] = [
     (Kind::OneWay, 4),
     (Kind::Pair, 5),
     (Kind::Slow, 3),
+    (Kind::Late, 3),
     (Kind::Resets, 2),
     (Kind::Mishaps, 4),
     (Kind::Pause, 4),
@@ -197,6 +203,26 @@ impl Faults {
                 tasks.spawn(async move {
                     sleep(lasts).await;
                     of(&fleet, calm);
+                });
+            }
+            // What a node's peers have answered reaches it when they have had the time to elect another.
+            Kind::Late => {
+                let calm = fleet.plan.link;
+                let asks = self.rng.random_range(50..400);
+                let elected = asks + fleet.plan.raft.election_timeout_ms_max;
+                let others = nodes.into_iter().filter(|other| *other != node);
+                let requests: Vec<_> = others.map(|other| (host(node), host(other))).collect();
+                for (to, from) in &requests {
+                    let ms = (elected + self.rng.random_range(0..600)).min(LATE_MS_MAX);
+                    let delay = Duration::from_millis(ms);
+                    fleet.network.set_link(from, to, Link { delay_min: delay, delay_max: delay, ..calm });
+                }
+                tasks.spawn(async move {
+                    sleep(Duration::from_millis(asks)).await;
+                    requests.iter().for_each(|(from, to)| fleet.cut(from, to));
+                    sleep(lasts).await;
+                    fleet.mend(&requests);
+                    requests.iter().for_each(|(to, from)| fleet.network.set_link(from, to, calm));
                 });
             }
             Kind::Mishaps => {

@@ -38,6 +38,8 @@ pub enum Check {
     EvenReplicas,
     /// A group has one leader a term.
     OneLeader,
+    /// A read that a quorum confirmed shows what was applied anywhere before it began.
+    FreshReads,
     /// A shard is served by one group.
     OneGroup,
     /// A map of one epoch is one map.
@@ -65,6 +67,7 @@ impl Check {
             Self::Linearizability => "linearizability",
             Self::EvenReplicas => "even replicas",
             Self::OneLeader => "one leader a term",
+            Self::FreshReads => "fresh reads",
             Self::OneGroup => "one group for a shard",
             Self::OneMap => "one map an epoch",
             Self::Sessions => "sessions are kept",

@@ -3,8 +3,8 @@
 //! - A group has one leader a term.
 //! - Replicas that have applied the same entries are the same; none goes back while it runs.
 //! - A map of one epoch is one map.
-//! - A shard is served by one group: once any replica has applied that its group serves it since move `e`, no
-//!   leader
+//! - A read that a quorum confirmed shows what any replica had applied before it began.
+//! - A shard is served by one group: once any replica has applied that its group serves it since move `e`, no leader
 //!   is confirmed by a quorum later that serves it since an earlier one.
 
 use crate::fleet::Fleet;
@@ -149,11 +149,20 @@ impl Sentinel {
     async fn confirm(&self, watch: &Watch) {
         for group in watch.replicas().into_iter().filter(|replica| replica.leads).map(|replica| replica.group)
         {
-            let before = lock(&self.seen).served.clone();
+            let (served, last) = {
+                let seen = lock(&self.seen);
+                (seen.served.clone(), seen.applied.get(&group).copied().unwrap_or_default())
+            };
             let Ok(Some(shards)) = timeout(CONFIRM_TIME, watch.confirmed(group)).await else { continue };
+            if let Some((shown, _)) = watch.digest(group).filter(|(shown, _)| *shown < last) {
+                self.fleet.violations.add(
+                    Check::FreshReads,
+                    format!("a read of {group} shows entries up to {shown}, {last} was applied before it"),
+                );
+            }
             for view in shards {
                 let ShardState::Serving { epoch, .. } = view.state else { continue };
-                if let Some((since, by)) = before.get(&view.shard).filter(|(since, _)| epoch < *since) {
+                if let Some((since, by)) = served.get(&view.shard).filter(|(since, _)| epoch < *since) {
                     let shard = view.shard;
                     self.fleet.violations.add(Check::OneGroup, format!(
                         "{group} is confirmed to serve {shard} since {epoch:?}, {by} serves it since {since:?}"

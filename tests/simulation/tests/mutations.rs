@@ -60,7 +60,11 @@ fn writes_carried_out_twice_are_noticed() {
 /// Reads that no quorum has confirmed are noticed by the clients' history, or where a shard has moved meanwhile.
 #[test]
 fn stale_reads_are_noticed() {
-    is_noticed(Mutation::ReadWithoutReadIndex, 1, &[Check::Linearizability, Check::OneGroup]);
+    is_noticed(
+        Mutation::ReadWithoutReadIndex,
+        1,
+        &[Check::Linearizability, Check::OneGroup, Check::FreshReads],
+    );
 }
 
 /// A shard that arrives without its sessions is noticed by the first client that writes on.
@@ -71,18 +75,19 @@ fn forgotten_sessions_are_noticed() {
 
 /// A shard that is served without the end of its copy is noticed by the clients' history.
 #[test]
-#[ignore = "ten of these take minutes in a debug build: --include-ignored"]
+#[ignore = "most of these take minutes in a debug build: --include-ignored"]
 fn lost_tails_are_noticed() {
     is_noticed(Mutation::ActivateBeforeLastTail, 1, &[Check::Linearizability, Check::EvenReplicas]);
 }
 
 /// Acknowledging while the disk still syncs is noticed where the power goes just then.
 #[test]
-#[ignore = "ten of these take minutes in a debug build: --include-ignored"]
+#[ignore = "most of these take minutes in a debug build: --include-ignored"]
 fn early_acknowledgements_are_noticed() {
-    is_noticed(
+    is_noticed_within(
         Mutation::AcknowledgeBeforeSync,
         1,
+        25,
         &[Check::Start, Check::EvenReplicas, Check::Linearizability],
     );
 }
@@ -90,30 +95,44 @@ fn early_acknowledgements_are_noticed() {
 /// A quorum that lacks one vote is noticed once a leader that committed so is replaced: what replicas hold differs, or
 /// the one that has applied what was lost follows nobody any more.
 #[test]
-#[ignore = "ten of these take minutes in a debug build: --include-ignored"]
+#[ignore = "most of these take minutes in a debug build: --include-ignored"]
 fn missing_votes_are_noticed() {
-    let checks = [Check::EvenReplicas, Check::Linearizability, Check::Panic, Check::Stop, Check::Rest];
+    let checks = [
+        Check::EvenReplicas,
+        Check::FreshReads,
+        Check::Linearizability,
+        Check::Panic,
+        Check::Stop,
+        Check::Rest,
+    ];
     is_noticed_within(Mutation::CommitOneVoteTooFew, 1, 25, &checks);
 }
 
 /// Reads that a shard's former group answers are noticed by the clients' history.
 #[test]
-#[ignore = "ten of these take minutes in a debug build: --include-ignored"]
+#[ignore = "most of these take minutes in a debug build: --include-ignored"]
 fn reads_after_the_freeze_are_noticed() {
-    is_noticed_within(Mutation::ServeReadsAfterFreeze, 8, 40, &[Check::Linearizability]);
+    is_noticed_within(Mutation::ServeReadsAfterFreeze, 58, 40, &[Check::Linearizability]);
 }
 
 /// A machine that is restored without what changed behind its copy is noticed beside any other replica.
 #[test]
-#[ignore = "ten of these take minutes in a debug build: --include-ignored"]
+#[ignore = "most of these take minutes in a debug build: --include-ignored"]
 fn snapshots_without_tails_are_noticed() {
-    is_noticed(Mutation::RestoreSnapshotWithoutTail, 11, &[Check::EvenReplicas, Check::Linearizability]);
+    is_noticed(Mutation::RestoreSnapshotWithoutTail, 22, &[Check::EvenReplicas, Check::Linearizability]);
 }
 
 /// A move whose end is judged by an outdated map is noticed where two groups serve the shard.
 #[test]
 fn ignored_epochs_are_noticed() {
-    is_noticed(Mutation::IgnoreEpoch, 10, &[Check::OneGroup]);
+    is_noticed(Mutation::IgnoreEpoch, 19, &[Check::OneGroup]);
+}
+
+/// Reads that an answer from before they began confirmed are noticed where another leader has applied more by then.
+#[test]
+#[ignore = "most of these take minutes in a debug build: --include-ignored"]
+fn old_answers_are_noticed() {
+    is_noticed_within(Mutation::BelieveOldAnswers, 20, 60, &[Check::FreshReads, Check::Linearizability]);
 }
 
 /// The reference names every mutation, as caught.
