@@ -23,14 +23,17 @@ fn a_seed_repeats_its_run() {
 }
 
 /// A newcomer joins and one of the nodes is drained and removed, in one run the newcomer and in another one
-/// of those that founded the cluster, and nothing happens that must not.
+/// of those that founded the cluster, and nothing happens that must not. Which seeds do that moves on with the product:
+/// several are tried, from one that was known to.
 #[test]
 fn nodes_come_and_go() {
-    for (seed, removed) in [(45, "newcomer removed"), (20, "founder removed")] {
-        let report = run(seed, 40, &[]);
-        assert!(report.violations.is_empty(), "seed {seed}: {:?}", report.violations);
-        let happened = ["joined", removed].map(|what| report.faults.get(what).copied());
-        assert_eq!(happened, [Some(1); 2], "seed {seed}: {:?}", report.faults);
+    for (first, removed) in [(1, "newcomer removed"), (4, "founder removed")] {
+        let has_happened = |seed: &u64| {
+            let report = run(*seed, 40, &[]);
+            assert!(report.violations.is_empty(), "seed {seed}: {:?}", report.violations);
+            ["joined", removed].iter().all(|what| report.faults.get(*what) == Some(&1))
+        };
+        assert!((first..first + 8).any(|seed| has_happened(&seed)), "{removed}: in no seed from {first} on");
     }
 }
 
