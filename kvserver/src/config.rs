@@ -87,6 +87,30 @@ impl Join {
 }
 
 impl NodeConfig {
+    /// What one of the nodes is told that a cluster is born with: it listens where `members` say that others reach it, and
+    /// the rest is what a node has by default. One that `members` lack is refused when it starts.
+    pub fn founder(cluster: &str, node: NodeId, members: BTreeMap<NodeId, Address>) -> Self {
+        let Address { peer, http } = members.get(&node).cloned().unwrap_or_default();
+        Self {
+            cluster: cluster.to_owned(),
+            node,
+            data: PathBuf::new(),
+            peer_listen: peer,
+            http_listen: http,
+            members,
+            join: None,
+            zone: String::new(),
+            weight: 1,
+            groups: 1,
+            shards: proto::SHARDS_DEFAULT,
+            limits: Limits::default(),
+            raft: RaftConfig::default(),
+            storage: StorageConfig::default(),
+            transport: TransportConfig::default(),
+            http: http::Config::default(),
+        }
+    }
+
     /// Where others reach this node.
     pub(crate) fn address(&self) -> Address {
         let joins = self.join.as_ref().map(|join| &join.address);
@@ -224,24 +248,7 @@ mod tests {
 
     fn good() -> NodeConfig {
         let address = Address { peer: "a:1".into(), http: "a:2".into() };
-        NodeConfig {
-            cluster: "test".into(),
-            node: NodeId(1),
-            data: PathBuf::new(),
-            peer_listen: "a:1".into(),
-            http_listen: "a:2".into(),
-            members: BTreeMap::from([(NodeId(1), address)]),
-            join: None,
-            zone: String::new(),
-            weight: 1,
-            groups: 1,
-            shards: 256,
-            limits: Limits::default(),
-            raft: RaftConfig::default(),
-            storage: StorageConfig::default(),
-            transport: TransportConfig::default(),
-            http: http::Config::default(),
-        }
+        NodeConfig::founder("test", NodeId(1), BTreeMap::from([(NodeId(1), address)]))
     }
 
     fn join(seeds: &[&str]) -> Option<Join> {

@@ -393,12 +393,9 @@ fn group_status(status: &raftstore::GroupStatus, usage: Usage, serving: bool) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http;
     use crate::router::tests::{Bench, Log, SOURCE};
     use proto::{Consistency, Item, Operation};
-    use raftstore::{RaftConfig, StorageConfig, TransportConfig};
     use shardctrler::Settings;
-    use std::path::PathBuf;
     use tokio::task::JoinSet;
 
     /// The front end of a node that the map has as its second, and that is in service.
@@ -406,22 +403,9 @@ mod tests {
         let map = ClusterMap::clone(&router.routes.map().unwrap());
         let spec = map.nodes[1].spec.clone();
         let config = NodeConfig {
-            cluster: "test".into(),
-            node: router.host.node(),
-            data: PathBuf::new(),
-            peer_listen: spec.peer.clone(),
-            http_listen: spec.http.clone(),
-            members: BTreeMap::new(),
-            join: None,
-            zone: String::new(),
-            weight: 1,
-            groups: 1,
             shards: router.shards,
             limits: router.limits,
-            raft: RaftConfig::default(),
-            storage: StorageConfig::default(),
-            transport: TransportConfig::default(),
-            http: http::Config::default(),
+            ..NodeConfig::founder("test", router.host.node(), BTreeMap::new())
         };
         let settings = Settings { seeds: BTreeMap::new(), named: Epoch(0), spec, birth: None };
         let (controller, tasks) = ControllerHandle::start(router.host.clone(), None, settings);

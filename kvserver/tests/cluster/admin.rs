@@ -89,10 +89,10 @@ async fn a_node_shows_the_change_that_it_answered() {
             let answer = fleet.door(node).ask(Method::PUT, "/v1/cluster/nodes", &[], body).await;
             assert_eq!(answer.status, 200, "{}", answer.text());
             let map = fleet.door(node).get("/v1/cluster/map").await.json();
-            assert_eq!(
-                (&map["epoch"], &map["settings"]["dead_after_ms"]),
-                (&answer.json()["epoch"], &json!(ms))
-            );
+            // Nodes that settle down after their start change the map as well, in between.
+            let [shown, answered] = [&map, &answer.json()].map(|json| json["epoch"].as_u64().unwrap());
+            assert!(shown >= answered, "{map}");
+            assert_eq!(map["settings"]["dead_after_ms"], ms);
         }
     }
 }

@@ -4,12 +4,9 @@ use crate::door::Door;
 pub(crate) use crate::wait::eventually;
 use kvserver::{HttpConfig, Node, NodeConfig, StartError};
 use proto::{GroupId, Limits, NodeId};
-use raftstore::{
-    Address, Disk, RaftConfig, SimulatedDisk, SimulatedNetwork, StorageConfig, SystemClock, TransportConfig,
-};
+use raftstore::{Address, Disk, RaftConfig, SimulatedDisk, SimulatedNetwork, SystemClock, TransportConfig};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,23 +60,18 @@ impl Settings {
         members: impl IntoIterator<Item = u64>,
         shards: u32,
     ) -> NodeConfig {
+        let members = members.into_iter().map(|node| (NodeId(node), address(node))).collect();
         NodeConfig {
-            cluster: "test".into(),
-            node: NodeId(node),
-            data: PathBuf::new(),
+            // It need not be among the members of its cluster.
             peer_listen: address(node).peer,
             http_listen: "127.0.0.1:0".into(),
-            members: members.into_iter().map(|node| (NodeId(node), address(node))).collect(),
-            join: None,
-            zone: String::new(),
-            weight: 1,
             groups: self.groups,
             shards,
             limits: self.limits,
             raft: self.raft.clone(),
-            storage: StorageConfig::default(),
             transport: self.transport.clone(),
             http: self.http.clone(),
+            ..NodeConfig::founder("test", NodeId(node), members)
         }
     }
 }

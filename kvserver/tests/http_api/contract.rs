@@ -3,14 +3,11 @@
 use crate::Stand;
 use crate::wire::{Answer, Wire};
 use kvserver::{HttpConfig, Node, NodeConfig};
-use proto::{Code, ControllerError, Epoch, Error, GroupId, Limits, NodeId};
-use raftstore::{
-    Address, RaftConfig, SimulatedDisk, SimulatedNetwork, StorageConfig, SystemClock, TransportConfig,
-};
+use proto::{Code, ControllerError, Epoch, Error, GroupId, NodeId};
+use raftstore::{Address, SimulatedDisk, SimulatedNetwork, SystemClock};
 use serde_json::Value;
 use shardctrler::ExecuteError;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -261,22 +258,9 @@ async fn looks_hold_nobody_up() {
 async fn histograms() {
     let address = Address { peer: "n1:1".into(), http: "n1:2".into() };
     let config = NodeConfig {
-        cluster: "test".into(),
-        node: NodeId(1),
-        data: PathBuf::new(),
-        peer_listen: address.peer.clone(),
         http_listen: "127.0.0.1:0".into(),
-        members: [(NodeId(1), address)].into(),
-        join: None,
-        zone: String::new(),
-        weight: 1,
-        groups: 1,
         shards: 16,
-        limits: Limits::default(),
-        raft: RaftConfig::default(),
-        storage: StorageConfig::default(),
-        transport: TransportConfig::default(),
-        http: HttpConfig::default(),
+        ..NodeConfig::founder("test", NodeId(1), [(NodeId(1), address)].into())
     };
     let (disk, network) = (Arc::new(SimulatedDisk::new()), SimulatedNetwork::new().host("n1"));
     let node = Node::start_on(config, disk, network, Arc::new(SystemClock)).await.unwrap();

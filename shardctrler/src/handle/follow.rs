@@ -10,7 +10,7 @@ use raftstore::{CallError, Group};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a node lets another wait with the map.
 pub(super) const FOLLOW_TIME: Duration = Duration::from_secs(5);
@@ -45,20 +45,19 @@ impl ControllerHandle {
 
     /// Waits until this node knows a map of `epoch` or a later one, for so long at most; whether it does.
     pub async fn learns_of(&self, epoch: Epoch, time: Duration) -> bool {
-        let mut map = self.map.subscribe();
-        let known = map.wait_for(|map| map.as_ref().is_some_and(|map| map.shard_map.epoch >= epoch));
-        matches!(timeout(time, known).await, Ok(Ok(_)))
+        self.map_once(|known| known >= epoch, Instant::now() + time).await.is_some()
     }
 
     pub(super) async fn later_map(&self, above: Epoch, until: Instant) -> Word {
+        let later = self.map_once(|known| known > above, until).await;
+        later.map_or(Word::Nothing, |map| Word::Map(Box::new(ClusterMap::clone(&map))))
+    }
+
+    /// The map that this node knows once its epoch is a wanted one; `None` where that is not so in time.
+    async fn map_once(&self, is_wanted: impl Fn(Epoch) -> bool, until: Instant) -> Option<Arc<ClusterMap>> {
         let mut map = self.map.subscribe();
-        let later = map.wait_for(|map| map.as_ref().is_some_and(|map| map.shard_map.epoch > above));
-        match timeout_at(until, later).await {
-            Ok(Ok(map)) => {
-                map.as_ref().map_or(Word::Nothing, |map| Word::Map(Box::new(ClusterMap::clone(map))))
-            }
-            Ok(Err(_)) | Err(_) => Word::Nothing,
-        }
+        let wanted = map.wait_for(|map| map.as_ref().is_some_and(|map| is_wanted(map.shard_map.epoch)));
+        timeout_at(until, wanted).await.ok()?.ok()?.clone()
     }
 
     fn epoch(&self) -> Epoch {

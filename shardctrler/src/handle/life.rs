@@ -52,19 +52,20 @@ impl ControllerHandle {
     async fn join(&self, mut epoch: Epoch) {
         let node = self.host.node();
         let change = ControllerChange::NodeJoin { node, spec: self.settings.spec.clone() };
-        let mut joined = self.execute(Some(epoch), change.clone(), ATTEMPT_TIME_MAX).await;
-        for _ in 1..ADMISSIONS_MAX {
-            let Err(ExecuteError::Refused(ControllerError::EpochMismatch { current })) = joined else {
-                break;
-            };
-            self.learns_of(current, ATTEMPT_TIME_MAX).await;
-            match self.is_to_join() {
-                Some(now) => epoch = now,
-                None => return,
+        let mut attempts = 1..ADMISSIONS_MAX;
+        let why = loop {
+            let joined = self.execute(Some(epoch), change.clone(), ATTEMPT_TIME_MAX).await;
+            match joined.err() {
+                Some(ExecuteError::Refused(ControllerError::EpochMismatch { current }))
+                    if attempts.next().is_some() =>
+                {
+                    self.learns_of(current, ATTEMPT_TIME_MAX).await;
+                    let Some(now) = self.is_to_join() else { return };
+                    epoch = now;
+                }
+                why => break why.map(|error| error.to_string()),
             }
-            joined = self.execute(Some(epoch), change.clone(), ATTEMPT_TIME_MAX).await;
-        }
-        let why = joined.err().map(|error| error.to_string());
+        };
         let is_news = self.note_refusal(why.as_deref());
         match why {
             Some(why) if is_news => {

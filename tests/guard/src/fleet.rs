@@ -1,16 +1,12 @@
 //! Three nodes as they are built for use, with the settings that they have by default, on a network and disks in
 //! memory. Nothing goes wrong there: no link is lossy, no disk refuses.
 
-use crate::http::Http;
 use anyhow::{Context, Result, anyhow};
 use client::{Client, Config};
-use kvserver::{HttpConfig, Node, NodeConfig};
-use proto::{Limits, NodeId};
-use raftstore::{
-    Address, Link, RaftConfig, SimulatedClock, SimulatedDisk, SimulatedNetwork, StorageConfig,
-    TransportConfig,
-};
-use std::path::PathBuf;
+use kvserver::{Node, NodeConfig};
+use proto::NodeId;
+use raftstore::{Address, Link, SimulatedClock, SimulatedDisk, SimulatedNetwork};
+use simulated_http::Http;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,25 +33,8 @@ fn address(node: u64) -> Address {
 }
 
 fn config(node: u64) -> NodeConfig {
-    let Address { peer, http } = address(node);
-    NodeConfig {
-        cluster: "guard".into(),
-        node: NodeId(node),
-        data: PathBuf::new(),
-        peer_listen: peer,
-        http_listen: http,
-        members: NODES.map(|node| (NodeId(node), address(node))).collect(),
-        join: None,
-        zone: String::new(),
-        weight: 1,
-        groups: 1,
-        shards: 256,
-        limits: Limits::default(),
-        raft: RaftConfig::default(),
-        storage: StorageConfig::default(),
-        transport: TransportConfig::default(),
-        http: HttpConfig::default(),
-    }
+    let members = NODES.map(|node| (NodeId(node), address(node))).collect();
+    NodeConfig::founder("guard", NodeId(node), members)
 }
 
 /// See the module; the nodes run for as long as it lives.

@@ -18,7 +18,6 @@
 
 mod counts;
 mod fleet;
-mod http;
 mod valgrind;
 mod workload;
 

@@ -10,11 +10,10 @@ use crate::trace::Trace;
 use crate::wire::{Detail, Plug, Wire};
 use futures_util::FutureExt;
 use kvserver::moves::watch::Watch;
-use kvserver::{HttpConfig, Join, Node, NodeConfig, StartError};
-use proto::{Limits, NodeId};
-use raftstore::{Address, Disk, GroupStatus, SimulatedDisk, SimulatedNetwork, TransportConfig};
+use kvserver::{Join, Node, NodeConfig, StartError};
+use proto::NodeId;
+use raftstore::{Address, Disk, GroupStatus, SimulatedDisk, SimulatedNetwork};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -208,22 +207,14 @@ impl Fleet {
             }
         };
         NodeConfig {
-            cluster: "simulation".into(),
-            node: NodeId(node),
-            data: PathBuf::new(),
             peer_listen: peer_address(node),
             http_listen: http_address(node),
-            members,
             join,
-            zone: String::new(),
-            weight: 1,
             groups: plan.groups,
             shards: SHARDS,
-            limits: Limits::default(),
             raft: plan.raft.clone(),
             storage: plan.storage.clone(),
-            transport: TransportConfig::default(),
-            http: HttpConfig::default(),
+            ..NodeConfig::founder("simulation", NodeId(node), members)
         }
     }
 

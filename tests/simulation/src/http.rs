@@ -3,18 +3,11 @@
 
 use crate::lock;
 use crate::report::{Check, Violations};
-use bytes::Bytes;
-use client::{BATCH_CONTENT_TYPE, EPOCH_HEADER, FORWARDED_HEADER, REQUEST_ID_HEADER};
 use client::{Request, Response, Transport, TransportError};
 use futures_util::future::{BoxFuture, pending};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap};
-use hyper::{Method, StatusCode};
-use hyper_util::rt::TokioIo;
 use raftstore::Network;
 use rand::RngExt;
-use std::collections::BTreeMap;
+use simulated_http::{Message, Reply, in_time};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -36,53 +29,24 @@ pub struct Mishaps {
 /// Shared by all callers; changes while they call.
 pub type SharedMishaps = Arc<Mutex<Mishaps>>;
 
-type Connection = SendRequest<Full<Bytes>>;
-
 /// See the module; clones are the same host with the same connections.
 #[derive(Clone, Debug)]
 pub struct Http(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    network: Arc<dyn Network>,
-    idle: Mutex<BTreeMap<String, Vec<Connection>>>,
+    way: simulated_http::Http,
     mishaps: SharedMishaps,
     violations: Violations,
     /// How many requests were delivered once more, or are to be.
     repeated: AtomicU64,
 }
 
-/// A request as it goes over the wire.
-#[derive(Clone, Debug)]
-pub struct Message {
-    /// Its node, as `host:port`.
-    pub address: String,
-    /// Its method.
-    pub method: Method,
-    /// Its path, from the slash.
-    pub path: String,
-    /// Its headers, beside the host.
-    pub headers: Vec<(&'static str, String)>,
-    /// Its body.
-    pub body: Bytes,
-}
-
-/// What came back.
-#[derive(Clone, Debug)]
-pub struct Reply {
-    /// The status.
-    pub status: StatusCode,
-    /// The headers.
-    pub headers: HeaderMap,
-    /// The whole body.
-    pub body: Bytes,
-}
-
 impl Http {
     /// A host's HTTP.
     pub fn new(network: Arc<dyn Network>, mishaps: SharedMishaps, violations: Violations) -> Self {
-        let (idle, repeated) = (Mutex::default(), AtomicU64::new(0));
-        Self(Arc::new(Inner { network, idle, mishaps, violations, repeated }))
+        let (way, repeated) = (simulated_http::Http::new(network), AtomicU64::new(0));
+        Self(Arc::new(Inner { way, mishaps, violations, repeated }))
     }
 
     /// How many requests were delivered once more, or are to be. One that was refused, and whose caller has given up,
@@ -102,49 +66,12 @@ impl Http {
         }
     }
 
-    /// Sends a request over a connection of its own for as long as that takes, and gives its answer back.
+    /// Sends a request that nothing happens to, and gives its answer back.
     ///
     /// # Errors
     /// Says truthfully whether the request may have been sent.
     pub async fn exchange(&self, message: &Message) -> Result<Reply, TransportError> {
-        let mut connection = self.connection(&message.address).await?;
-        let no_answer = |error: hyper::Error| TransportError::NoAnswer(error.to_string());
-        let mut request = hyper::Request::builder()
-            .method(message.method.clone())
-            .uri(&message.path)
-            .header(HOST, &message.address);
-        for (name, value) in &message.headers {
-            request = request.header(*name, value);
-        }
-        let request = request
-            .body(Full::new(message.body.clone()))
-            .map_err(|error| TransportError::NotSent(error.to_string()))?;
-        let (head, body) = connection.send_request(request).await.map_err(no_answer)?.into_parts();
-        let body = body.collect().await.map_err(no_answer)?.to_bytes();
-        let inner = &self.0;
-        if connection.ready().await.is_ok() {
-            lock(&inner.idle).entry(message.address.clone()).or_default().push(connection);
-        }
-        Ok(Reply { status: head.status, headers: head.headers, body })
-    }
-
-    /// An unused connection, or a new one.
-    async fn connection(&self, address: &str) -> Result<Connection, TransportError> {
-        let not_sent = |error: String| TransportError::NotSent(error);
-        let take = || lock(&self.0.idle).get_mut(address).and_then(Vec::pop);
-        while let Some(mut idle) = take() {
-            if idle.ready().await.is_ok() {
-                return Ok(idle);
-            }
-        }
-        let stream = self.0.network.connect(address).await.map_err(|error| not_sent(error.to_string()))?;
-        let made = handshake(TokioIo::new(stream)).await;
-        let (connection, driver) = made.map_err(|error| not_sent(error.to_string()))?;
-        tokio::spawn(async move {
-            // Whoever waits for an answer hears of it.
-            drop(driver.await);
-        });
-        Ok(connection)
+        self.0.way.exchange(message).await
     }
 
     /// Sends a request through whatever the network has in store for it.
@@ -177,28 +104,10 @@ impl Http {
 impl Transport for Http {
     fn send<'a>(&'a self, request: Request<'a>) -> BoxFuture<'a, Result<Response, TransportError>> {
         Box::pin(async move {
-            let mut headers = vec![(REQUEST_ID_HEADER, format!("{:032x}", request.request_id))];
-            if request.body.is_some() {
-                headers.push((CONTENT_TYPE.as_str(), BATCH_CONTENT_TYPE.to_owned()));
-            }
-            let message = Message {
-                address: request.address.to_owned(),
-                method: if request.body.is_some() { Method::POST } else { Method::GET },
-                path: request.path.to_owned(),
-                headers,
-                body: request.body.unwrap_or_default(),
-            };
-            let late = || TransportError::NoAnswer(format!("no answer within {:?}", request.timeout));
-            let reply = timeout(request.timeout, Http::send(self, &message)).await.map_err(|_| late())??;
+            let message = Message::of(&request);
+            let reply = in_time(request.timeout, Http::send(self, &message)).await?;
             self.check_sessions(&reply);
-            let number = |name: &str| reply.headers.get(name)?.to_str().ok()?.parse::<u64>().ok();
-            Ok(Response {
-                status: reply.status.as_u16(),
-                retry_after: number("retry-after").map(Duration::from_secs),
-                epoch: number(EPOCH_HEADER),
-                forwarded: number(FORWARDED_HEADER).and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
-                body: reply.body,
-            })
+            Ok(reply.into())
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::clients::key;
 use crate::fleet::{Fleet, http_address};
-use crate::http::{Http, Message};
+use crate::http::Http;
 use crate::plan::{SHARDS, Stream, seed_of};
 use bytes::Bytes;
 use hyper::Method;
@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
+use simulated_http::Message;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};

@@ -3,7 +3,7 @@
 
 use crate::clients::{Workload, key};
 use crate::fleet::{Fleet, http_address};
-use crate::http::{Http, Message, Reply};
+use crate::http::Http;
 use crate::plan::{Stream, seed_of};
 use bytes::Bytes;
 use checker::{Answer, Operation};
@@ -12,6 +12,7 @@ use hyper::Method;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
+use simulated_http::{Message, Reply};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
