@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 const BATCH_PATH: &str = "/v1/batch";
@@ -327,7 +328,11 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self) {
-        while let Some(batch) = self.lane.next_batch() {
+        loop {
+            // The scheduler has run this task before others that are ready to hand something in, because one has just
+            // woken it.
+            yield_now().await;
+            let Some(batch) = self.lane.next_batch() else { break };
             self.lane.carry(batch).await;
         }
         self.ended = true;

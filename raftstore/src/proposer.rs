@@ -17,6 +17,7 @@ use openraft::storage::RaftStateMachine;
 use proto::{GroupId, NodeId};
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::yield_now;
 
 type Reply = oneshot::Sender<Result<Bytes, ProposeError>>;
 
@@ -105,6 +106,8 @@ impl<S: RaftStateMachine<TypeConfig>> Gatherer<S> {
             if first.reply.is_closed() {
                 continue;
             }
+            // The scheduler has run this task before others that are ready to propose, because one has just woken it.
+            yield_now().await;
             let proposals = self.gather(first);
             let data = commands::pack(self.time.now_ms(), proposals.iter().map(|proposal| &proposal.command));
             let replies: Vec<Reply> = proposals.into_iter().map(|proposal| proposal.reply).collect();

@@ -15,6 +15,7 @@ use openraft::storage::RaftStateMachine;
 use proto::GroupId;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 
 type Waiting = oneshot::Sender<Result<u64, ReadError>>;
 
@@ -61,7 +62,15 @@ async fn run<S>(
 {
     let option = || LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(timeout);
     let mut round = Vec::new();
-    while waiting.recv_many(&mut round, reads_max).await > 0 {
+    while let Some(first) = waiting.recv().await {
+        round.push(first);
+        // The scheduler has run this task before others that are ready to read, because one has just woken it.
+        yield_now().await;
+        while round.len() < reads_max
+            && let Ok(next) = waiting.try_recv()
+        {
+            round.push(next);
+        }
         let result = match raft.get_read_linearizer(option()).await {
             Ok(linearizer) => Ok(linearizer.read_log_id().index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {

@@ -6,10 +6,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::http1::{self, SendRequest, handshake};
 use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use std::pin::pin;
 use tokio::net::TcpStream;
 
 /// Which paths and bodies a system understands.
@@ -35,10 +36,8 @@ impl Gateway {
         let context = || format!("cannot connect to {}", self.address);
         let stream = TcpStream::connect(&self.address).await.with_context(context)?;
         stream.set_nodelay(true)?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.with_context(context)?;
-        // What breaks it is told by the request that is on its way then; it ends when the sender is dropped.
-        tokio::spawn(connection);
-        Ok(Connection { gateway: self.clone(), sender })
+        let (sender, wire) = handshake(TokioIo::new(stream)).await.with_context(context)?;
+        Ok(Connection { gateway: self.clone(), sender, wire: Some(Box::new(wire)) })
     }
 }
 
@@ -46,6 +45,9 @@ impl Gateway {
 pub(super) struct Connection {
     gateway: Gateway,
     sender: SendRequest<Full<Bytes>>,
+    /// What reads and writes, in the task that asks: another one would have to be woken twice for each request. `None`
+    /// once it has ended.
+    wire: Option<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>,
 }
 
 impl Connection {
@@ -68,12 +70,30 @@ impl Connection {
             .header(HOST, &self.gateway.address)
             .header(CONTENT_TYPE, asked.content_type)
             .body(Full::new(asked.body))?;
-        self.sender.ready().await?;
-        let answer = self.sender.send_request(request).await?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
+        let (status, body) = self.exchange(request).await?;
         ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
         Ok(body)
+    }
+
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes)> {
+        let Self { sender, wire, .. } = self;
+        let mut answer = pin!(async {
+            sender.ready().await?;
+            let answer = sender.send_request(request).await?;
+            let status = answer.status();
+            anyhow::Ok((status, answer.into_body().collect().await?.to_bytes()))
+        });
+        let open = wire.as_mut().context("the connection was closed")?;
+        tokio::select! {
+            biased;
+            answer = &mut answer => return answer,
+            ended = open => {
+                *wire = None;
+                ended?;
+            }
+        }
+        // An answer that came before the end is there by now.
+        answer.await
     }
 }
 

@@ -76,12 +76,12 @@ impl KvMachine {
         if let Err(refusal) = check(stamp).and_then(|()| self.open_session(shard, stamp)) {
             return Admission::Refused(refusal);
         }
-        let session = self.touch_session(shard, stamp);
-        if stamp.sequence < session.lowest() {
-            let message = format!("sequence {} is below {}", stamp.sequence, session.lowest());
+        let (lowest, answer) = self.touch_session(shard, stamp);
+        if stamp.sequence < lowest {
+            let message = format!("sequence {} is below {lowest}", stamp.sequence);
             return Admission::Refused(Error::unknown(Code::SequenceOutOfWindow, message));
         }
-        if let Some(outcome) = session.answer(stamp.sequence) {
+        if let Some(outcome) = answer {
             return Admission::Answered(outcome);
         }
         match self.make_room_for_answer() {
@@ -190,8 +190,9 @@ impl KvMachine {
         Ok(())
     }
 
-    /// Notes the stamp's arrival in its session, and frees the answers that nobody waits for any more.
-    fn touch_session(&mut self, id: ShardId, stamp: &Stamp) -> &Session {
+    /// Notes the stamp's arrival in its session, and frees the answers that nobody waits for any more. The session's
+    /// lowest open sequence then, and how the stamp's was answered, if it was.
+    fn touch_session(&mut self, id: ShardId, stamp: &Stamp) -> (Sequence, Option<Outcome>) {
         let (client, now_s) = (stamp.client, self.time_ms / 1000);
         self.change(id, |shard, copies| {
             let session = shard.sessions.get_mut(&client).expect("the session was opened");
@@ -205,8 +206,8 @@ impl KvMachine {
                 order.insert((session.active_s(), client));
             }
             shard.usage.answers -= answers - session.answers();
-        });
-        self.shards.get(&id).and_then(|shard| shard.sessions.get(&client)).expect("the session was opened")
+            (session.lowest(), session.answer(stamp.sequence))
+        })
     }
 
     fn forget_session(&mut self, id: ShardId, client: ClientId) {

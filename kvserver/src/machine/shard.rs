@@ -93,7 +93,7 @@ impl Shard {
     pub(super) fn write(&mut self, operation: &Operation<'_>) -> Outcome {
         match *operation {
             Operation::Put { key, value, expect } => {
-                self.store(key, expect, value.len(), |_| Box::from(value))
+                self.store(key, expect, value.len(), |before| replaced(before, value))
             }
             Operation::Append { key, value, expect } => {
                 let length = self.data.get(key).map_or(0, |entry| entry.value.len()) + value.len();
@@ -169,6 +169,15 @@ fn holds(expect: Expect, current: Version) -> bool {
         Expect::Present => current > Version(0),
         Expect::Version(version) => current == version,
     }
+}
+
+/// `value`, where the one before it was if it is as long.
+fn replaced(mut before: Box<[u8]>, value: &[u8]) -> Box<[u8]> {
+    if before.len() != value.len() {
+        return Box::from(value);
+    }
+    before.copy_from_slice(value);
+    before
 }
 
 fn extended(before: Box<[u8]>, more: &[u8]) -> Box<[u8]> {

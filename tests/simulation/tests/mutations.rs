@@ -80,7 +80,8 @@ fn lost_tails_are_noticed() {
     is_noticed(Mutation::ActivateBeforeLastTail, 1, &[Check::Linearizability, Check::EvenReplicas]);
 }
 
-/// Acknowledging while the disk still syncs is noticed where the power goes just then.
+/// Acknowledging while the disk still syncs is noticed where the power goes just then, or where the disk refuses what
+/// nobody waits for.
 #[test]
 #[ignore = "most of these take minutes in a debug build: --include-ignored"]
 fn early_acknowledgements_are_noticed() {
@@ -88,7 +89,7 @@ fn early_acknowledgements_are_noticed() {
         Mutation::AcknowledgeBeforeSync,
         1,
         25,
-        &[Check::Start, Check::EvenReplicas, Check::Linearizability],
+        &[Check::Start, Check::Stop, Check::EvenReplicas, Check::Linearizability],
     );
 }
 
