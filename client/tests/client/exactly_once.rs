@@ -82,7 +82,7 @@ fn check(seed: u64, value: &str, said: &[(String, Option<Outcome>)], tally: &mut
 #[test]
 fn storms_do_not_repeat_or_lose_writes() {
     let mut tally = Tally::default();
-    for seed in 0..400 {
+    for seed in 0..800 {
         run(async {
             let network = stormy(seed);
             let config = Config { seed: Some(seed), deadline: Duration::from_secs(4), ..Config::default() };
