@@ -62,11 +62,13 @@ impl State {
         }
         within("groups", self.data_groups().count() as u64, GROUPS_MAX as u64)?;
         self.place_replicas();
+        let has_place = |id| self.groups.get(id).is_some_and(|group| !group.replicas.is_empty());
+        if !ids.iter().all(has_place) {
+            return Err(ControllerError::NoPlace { needed: 1, live: 0 });
+        }
+        self.place_beginners(&ids);
         for id in &ids {
             if let Some(group) = self.groups.get_mut(id) {
-                if group.replicas.is_empty() {
-                    return Err(ControllerError::NoPlace { needed: 1, live: 0 });
-                }
                 group.first = group.replicas.clone();
             }
         }

@@ -2,7 +2,7 @@
 
 use super::birth::{invalid, within};
 use super::nodes::stale;
-use super::state::{Group, Hint, OWN, Replicas, Reported, State};
+use super::state::{Group, Hint, Node, OWN, Replicas, Reported, State};
 use crate::bounds::MEMBERS_MAX;
 use crate::placement;
 use proto::{ControllerError, GroupId, MembersReport, NodeId};
@@ -54,7 +54,7 @@ impl State {
         let Some(first) = leader.filter(|leader| here.contains(leader)).or(here.first().copied()) else {
             return;
         };
-        let sites = self.sites().into_iter().filter(|(node, _)| here.contains(node)).collect();
+        let sites = self.sites(Node::is_fit).into_iter().filter(|(node, _)| here.contains(node)).collect();
         let start = BTreeMap::from([(OWN, BTreeSet::from([first]))]);
         let placed = placement::place(&sites, &start, self.settings.replicas as usize);
         let chosen = placed.into_values().flatten();

@@ -13,8 +13,8 @@ impl Node {
         Self { spec, draining: false, dead: false, since, former: Vec::new() }
     }
 
-    fn site(&self) -> Site<'_> {
-        Site { zone: &self.spec.zone, weight: self.spec.weight, fit: self.is_fit() }
+    fn site(&self, fit: bool) -> Site<'_> {
+        Site { zone: &self.spec.zone, weight: self.spec.weight, fit }
     }
 }
 
@@ -153,26 +153,37 @@ impl State {
 
     /// Brings every group's replicas where they belong.
     pub(super) fn place_replicas(&mut self) {
-        self.place(|id| id != OWN);
+        self.place(|id, _| id != OWN, Node::is_fit);
         self.place_own();
+    }
+
+    /// Completes the replicas of new groups on dead nodes where there were too few others: a group that begins with
+    /// fewer voters than it is to have may depend on each of their disks, and one of those may be lost already.
+    pub(super) fn place_beginners(&mut self, ids: &[GroupId]) {
+        let wanted = self.settings.replicas as usize;
+        self.place(
+            |id, group| ids.contains(&id) && group.replicas.len() < wanted,
+            |node| node.dead && !node.draining || node.is_fit(),
+        );
     }
 
     /// Brings the controller's own replicas where they belong. The others are placed as if they were not
     /// there.
     pub(super) fn place_own(&mut self) {
-        self.place(|id| id == OWN);
+        self.place(|id, _| id == OWN, Node::is_fit);
     }
 
-    /// The nodes as places for replicas.
-    pub(super) fn sites(&self) -> BTreeMap<NodeId, Site<'_>> {
-        self.nodes.iter().map(|(&id, node)| (id, node.site())).collect()
+    /// The nodes as places for replicas, which may be given to those that are `fit`.
+    pub(super) fn sites(&self, fit: impl Fn(&Node) -> bool) -> BTreeMap<NodeId, Site<'_>> {
+        self.nodes.iter().map(|(&id, node)| (id, node.site(fit(node)))).collect()
     }
 
-    fn place(&mut self, which: impl Fn(GroupId) -> bool) {
+    /// Brings the replicas of some groups where they belong.
+    fn place(&mut self, which: impl Fn(GroupId, &Group) -> bool, fit: impl Fn(&Node) -> bool) {
         let wanted = self.settings.replicas as usize;
-        let groups = self.groups.iter().filter(|(id, _)| which(**id));
+        let groups = self.groups.iter().filter(|(id, group)| which(**id, group));
         let groups = groups.map(|(&id, group)| (id, group.replicas.keys().copied().collect()));
-        let placed = placement::place(&self.sites(), &groups.collect(), wanted);
+        let placed = placement::place(&self.sites(fit), &groups.collect(), wanted);
         let nodes = &self.nodes;
         for (id, replicas) in placed {
             if let Some(group) = self.groups.get_mut(&id) {

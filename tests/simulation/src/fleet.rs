@@ -271,8 +271,7 @@ impl Fleet {
     }
 
     /// Whether every group outlives the loss of this node's disk: no other was lost in the run or may be, and as far
-    /// as all others know three vote. A group that was founded while a node was away has two voters until that one is
-    /// back, and needs both.
+    /// as all others know three vote.
     fn may_forget(&self, node: u64) -> bool {
         let is_maimed = |slot: &Slot| slot.flipped || slot.wiped || matches!(slot.place, Place::Lost);
         if lock(&self.slots).values().any(is_maimed) {

@@ -129,6 +129,24 @@ fn a_node_dies_and_returns() {
     assert_eq!(states(&rig), [NodeState::Up; 4]);
 }
 
+/// A group begins with as many voters as it is to have, on dead nodes where there are too few others, never on one
+/// that is to give its replicas away; and gives those up for the first live one.
+#[test]
+fn groups_begin_whole() {
+    let mut rig = Rig::born(3, 1);
+    rig.judge(3, true).unwrap();
+    rig.add_groups(1);
+    assert_eq!(rig.replicas(2), BTreeSet::from([1, 2, 3]));
+    rig.tell(join(4, spec(4, "", 1))).unwrap();
+    assert_eq!(rig.replicas(2), BTreeSet::from([1, 2, 4]));
+    rig.add_groups(1);
+    assert_eq!(rig.replicas(3), BTreeSet::from([1, 2, 4]));
+    rig.tell(ControllerChange::NodeDrain { node: node(3) }).unwrap();
+    rig.judge(4, true).unwrap();
+    rig.add_groups(1);
+    assert_eq!(rig.replicas(4), BTreeSet::from([1, 2, 4]), "n3 drains");
+}
+
 /// A node that drains gives its replicas away, keeps to it through death and return, and can be removed once
 /// no group counts it among its members.
 #[test]
