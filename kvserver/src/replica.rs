@@ -12,12 +12,12 @@ use crate::router::{Routed, Terms};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
-use futures_util::stream::FuturesUnordered;
 use proto::{
     Answer, Code, Command, Consistency, Epoch, Error, Item, Operation, Record, Reply, ShardSet, ShardState,
     Write,
 };
 use raftstore::{Group, Machine, ReadError, Role};
+use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -197,7 +197,8 @@ impl Replica {
             return vec![Encoded::refused(late); items.len()];
         }
         let mut answers: Vec<Option<Encoded>> = vec![None; items.len()];
-        let mut under_way = FuturesUnordered::new();
+        let (mut under_way, mut commands) =
+            (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
         for (at, item) in items.enumerate() {
             let key = item.operation.key().expect("writes have keys: scans are reads");
             let shard = proto::shard_of(key, self.bounds.shards);
@@ -209,17 +210,15 @@ impl Replica {
                 }
             };
             let write = Write { shard, stamp: item.stamp, operation: item.operation.clone() };
-            let command = Command::Write(write);
-            let proposed = self.group.propose(Bytes::from(proto::encode(&command)));
-            under_way.push(async move {
-                let answer = proposed.await;
-                drop(hold);
-                (at, answer)
-            });
+            commands.push(Bytes::from(proto::encode(&Command::Write(write))));
+            under_way.push((at, hold));
         }
+        let mut proposed = pin!(self.group.propose_all(commands));
         let all = async {
-            while let Some((at, answer)) = under_way.next().await {
-                answers[at] = Some(match answer {
+            while let Some((place, answer)) = proposed.next().await {
+                let (at, hold) = &mut under_way[place];
+                drop(hold.take());
+                answers[*at] = Some(match answer {
                     Ok(message) => Encoded::from_message(message),
                     Err(error) => Encoded::refused(unwritten(error)),
                 });

@@ -16,8 +16,8 @@ pub(crate) const COMMAND_OVERHEAD: usize = 4;
 pub(crate) const HEADER: usize = 1 + 8 + 4;
 
 /// The data of an entry that carries `commands`, proposed at `time_ms`.
-pub(crate) fn pack<'a>(time_ms: u64, commands: impl ExactSizeIterator<Item = &'a Bytes> + Clone) -> Bytes {
-    let length = HEADER + commands.clone().map(|command| COMMAND_OVERHEAD + command.len()).sum::<usize>();
+pub(crate) fn pack(time_ms: u64, commands: &[&Bytes]) -> Bytes {
+    let length = HEADER + commands.iter().map(|command| COMMAND_OVERHEAD + command.len()).sum::<usize>();
     let mut bytes = Vec::with_capacity(length);
     bytes.put_u8(VERSION);
     bytes.put_u64_le(time_ms);
@@ -64,7 +64,7 @@ mod tests {
     /// The layout does not drift.
     #[test]
     fn golden_bytes() {
-        let packed = pack(258, [Bytes::from_static(b"a"), Bytes::from_static(b"")].iter());
+        let packed = pack(258, &[&Bytes::from_static(b"a"), &Bytes::from_static(b"")]);
         assert_eq!(&packed[..], [1, 2, 1, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, b'a', 0, 0, 0, 0]);
     }
 
@@ -73,7 +73,7 @@ mod tests {
         #[test]
         fn round_trip(time in any::<u64>(), commands in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..20)) {
             let commands: Vec<Bytes> = commands.into_iter().map(Bytes::from).collect();
-            let packed = pack(time, commands.iter());
+            let packed = pack(time, &commands.iter().collect::<Vec<_>>());
             prop_assert_eq!(unpack(&packed), Ok((time, commands)));
         }
 
@@ -84,7 +84,7 @@ mod tests {
             if let Some(first) = bytes.first_mut() { *first = VERSION; }
             let bytes = Bytes::from(bytes);
             if let Ok((time, commands)) = unpack(&bytes) {
-                prop_assert_eq!(pack(time, commands.iter()), bytes);
+                prop_assert_eq!(pack(time, &commands.iter().collect::<Vec<_>>()), bytes);
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::status::{GroupStatus, Role};
 use crate::transport::Transport;
 use crate::types::{Address, Member, ReplicaDescriptor, ReplicaId, TypeConfig};
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::Stream;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::storage::RaftStateMachine;
@@ -204,6 +205,15 @@ impl<M: Machine> Group<M> {
     /// [`ProposeError`] says whether the command may have taken effect.
     pub async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError> {
         self.inner.proposer.propose(command).await
+    }
+
+    /// Proposes several commands at once, as [`propose`](Self::propose) each: an entry carries as many of them as it
+    /// can. Gives each one's answer, with its place among them, as they come.
+    pub fn propose_all(
+        &self,
+        commands: impl IntoIterator<Item = Bytes>,
+    ) -> impl Stream<Item = (usize, Result<Bytes, ProposeError>)> {
+        self.inner.proposer.propose_all(commands)
     }
 
     /// Reads the machine so that every write acknowledged before this call is seen (ReadIndex). Only the

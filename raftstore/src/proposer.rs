@@ -11,27 +11,73 @@ use crate::flow_control::FlowControl;
 use crate::replicated_time::ReplicatedTime;
 use crate::types::{Callback, Data, TypeConfig};
 use bytes::Bytes;
+use futures_util::stream::{self, FuturesUnordered};
+use futures_util::{Stream, StreamExt};
 use openraft::errors::{ClientWriteError, ForwardToLeader};
 use openraft::raft::ClientWriteResult;
 use openraft::storage::RaftStateMachine;
 use proto::{GroupId, NodeId};
+use std::mem;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::yield_now;
 
-type Reply = oneshot::Sender<Result<Bytes, ProposeError>>;
+type Reply = oneshot::Sender<Result<Vec<Bytes>, ProposeError>>;
 
-/// A command that waits to be proposed, and who waits for its answer.
+/// Commands that wait to be proposed in one entry, and who waits for their answers.
 struct Proposal {
-    command: Bytes,
+    commands: Commands,
+    /// A place in the queue for each command.
+    places: OwnedSemaphorePermit,
     reply: Reply,
+}
+
+/// Commands that one entry can carry.
+#[derive(Default)]
+struct Commands {
+    commands: Vec<Bytes>,
+    /// What they take in an entry.
+    bytes: usize,
+}
+
+/// How much one entry may carry.
+#[derive(Clone, Copy)]
+struct Room {
+    commands_max: usize,
+    bytes_max: usize,
+}
+
+impl Room {
+    /// Whether `more` may join `commands`, of which there are some.
+    fn takes(&self, (commands, bytes): (usize, usize), more: (usize, usize)) -> bool {
+        commands + more.0 <= self.commands_max && bytes + more.1 <= self.bytes_max
+    }
+}
+
+impl Commands {
+    fn size(&self) -> (usize, usize) {
+        (self.commands.len(), self.bytes)
+    }
+
+    fn push(&mut self, command: Bytes) {
+        self.bytes += size(&command).1;
+        self.commands.push(command);
+    }
+}
+
+/// What one command takes of an entry's room.
+fn size(command: &Bytes) -> (usize, usize) {
+    (1, command.len() + COMMAND_OVERHEAD)
 }
 
 /// The handle through which commands are proposed; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Proposer {
     group: GroupId,
-    queue: mpsc::Sender<Proposal>,
+    queue: mpsc::UnboundedSender<Proposal>,
+    /// A permit for each command that may wait: what bounds the queue.
+    places: Arc<Semaphore>,
+    room: Room,
     command_bytes_max: usize,
 }
 
@@ -47,35 +93,87 @@ impl Proposer {
     where
         S: RaftStateMachine<TypeConfig>,
     {
-        let (queue, proposals) = mpsc::channel(config.proposals_waiting_max);
+        let (queue, proposals) = mpsc::unbounded_channel();
+        // What is proposed together must find room in the queue, too.
+        let commands_max = config.entry_commands_max.min(config.proposals_waiting_max);
+        let room = Room { commands_max, bytes_max: config.entry_bytes_max };
         let gatherer = Gatherer {
             group,
             raft,
             time,
             flow,
             in_flight: Arc::new(Semaphore::new(config.entries_in_flight_max)),
-            commands_max: config.entry_commands_max,
-            bytes_max: config.entry_bytes_max,
+            room,
             carried: None,
             proposals,
         };
         tokio::spawn(gatherer.run());
-        Self { group, queue, command_bytes_max: config.command_bytes_max }
+        let places = Arc::new(Semaphore::new(config.proposals_waiting_max));
+        Self { group, queue, places, room, command_bytes_max: config.command_bytes_max }
     }
 
     /// Proposes `command` and waits for its answer.
     pub(crate) async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError> {
-        if command.len() > self.command_bytes_max {
-            return Err(ProposeError::TooLarge { bytes: command.len(), bytes_max: self.command_bytes_max });
-        }
-        let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Proposal { command, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded(self.group),
-            mpsc::error::TrySendError::Closed(_) => {
-                ProposeError::NotLeader { group: self.group, leader: None }
+        self.check(&command)?;
+        let mut commands = Commands::default();
+        commands.push(command);
+        let mut answers = self.submit(commands).await?;
+        Ok(answers.pop().expect("a machine answers every command"))
+    }
+
+    /// Proposes `commands`, as many as there is room for in one entry together, and gives each one's answer with its
+    /// place among them, as they come.
+    pub(crate) fn propose_all(
+        &self,
+        commands: impl IntoIterator<Item = Bytes>,
+    ) -> impl Stream<Item = (usize, Result<Bytes, ProposeError>)> {
+        let (mut refused, under_way) = (Vec::new(), FuturesUnordered::new());
+        let (mut together, mut places) = (Commands::default(), Vec::new());
+        for (place, command) in commands.into_iter().enumerate() {
+            if let Err(error) = self.check(&command) {
+                refused.push((place, Err(error)));
+                continue;
             }
-        })?;
-        answer.await.unwrap_or(Err(ProposeError::Unknown { group: self.group, why: "the group stopped" }))
+            if !places.is_empty() && !self.room.takes(together.size(), size(&command)) {
+                under_way.push(self.submit_at(mem::take(&mut places), mem::take(&mut together)));
+            }
+            together.push(command);
+            places.push(place);
+        }
+        if !places.is_empty() {
+            under_way.push(self.submit_at(places, together));
+        }
+        stream::iter(refused).chain(under_way.flat_map(stream::iter))
+    }
+
+    fn check(&self, command: &Bytes) -> Result<(), ProposeError> {
+        let (bytes, bytes_max) = (command.len(), self.command_bytes_max);
+        if bytes > bytes_max { Err(ProposeError::TooLarge { bytes, bytes_max }) } else { Ok(()) }
+    }
+
+    /// The answers of commands that have these places.
+    async fn submit_at(
+        &self,
+        places: Vec<usize>,
+        commands: Commands,
+    ) -> Vec<(usize, Result<Bytes, ProposeError>)> {
+        match self.submit(commands).await {
+            Ok(answers) => places.into_iter().zip(answers.into_iter().map(Ok)).collect(),
+            Err(error) => places.into_iter().map(|place| (place, Err(error.clone()))).collect(),
+        }
+    }
+
+    async fn submit(&self, commands: Commands) -> Result<Vec<Bytes>, ProposeError> {
+        let group = self.group;
+        let count = u32::try_from(commands.commands.len()).unwrap_or(u32::MAX);
+        let Ok(places) = self.places.clone().try_acquire_many_owned(count) else {
+            return Err(ProposeError::Overloaded(group));
+        };
+        let (reply, answers) = oneshot::channel();
+        if self.queue.send(Proposal { commands, places, reply }).is_err() {
+            return Err(ProposeError::NotLeader { group, leader: None });
+        }
+        answers.await.unwrap_or(Err(ProposeError::Unknown { group, why: "the group stopped" }))
     }
 }
 
@@ -87,11 +185,10 @@ struct Gatherer<S: RaftStateMachine<TypeConfig>> {
     flow: Arc<FlowControl>,
     /// A permit for each entry under way.
     in_flight: Arc<Semaphore>,
-    commands_max: usize,
-    bytes_max: usize,
+    room: Room,
     /// A proposal that did not fit the entry before; goes first into the next.
     carried: Option<Proposal>,
-    proposals: mpsc::Receiver<Proposal>,
+    proposals: mpsc::UnboundedReceiver<Proposal>,
 }
 
 impl<S: RaftStateMachine<TypeConfig>> Gatherer<S> {
@@ -109,8 +206,13 @@ impl<S: RaftStateMachine<TypeConfig>> Gatherer<S> {
             // The scheduler has run this task before others that are ready to propose, because one has just woken it.
             yield_now().await;
             let proposals = self.gather(first);
-            let data = commands::pack(self.time.now_ms(), proposals.iter().map(|proposal| &proposal.command));
-            let replies: Vec<Reply> = proposals.into_iter().map(|proposal| proposal.reply).collect();
+            let commands = proposals.iter().flat_map(|proposal| &proposal.commands.commands);
+            let data = commands::pack(self.time.now_ms(), &commands.collect::<Vec<_>>());
+            let leave = |Proposal { commands, places, reply }| {
+                drop(places);
+                (commands.commands.len(), reply)
+            };
+            let replies: Vec<(usize, Reply)> = proposals.into_iter().map(leave).collect();
             let group = self.group;
             let callback = Callback::new(move |result| {
                 drop(permit);
@@ -132,18 +234,19 @@ impl<S: RaftStateMachine<TypeConfig>> Gatherer<S> {
     }
 
     fn gather(&mut self, first: Proposal) -> Vec<Proposal> {
-        let mut bytes = first.command.len() + COMMAND_OVERHEAD;
+        let (mut count, mut bytes) = first.commands.size();
         let mut gathered = vec![first];
-        while gathered.len() < self.commands_max {
-            let Ok(next) = self.proposals.try_recv() else { break };
+        while let Ok(next) = self.proposals.try_recv() {
             if next.reply.is_closed() {
                 continue;
             }
-            if bytes + next.command.len() + COMMAND_OVERHEAD > self.bytes_max {
+            let more = next.commands.size();
+            if !self.room.takes((count, bytes), more) {
                 self.carried = Some(next);
                 break;
             }
-            bytes += next.command.len() + COMMAND_OVERHEAD;
+            count += more.0;
+            bytes += more.1;
             gathered.push(next);
         }
         gathered
@@ -155,13 +258,15 @@ pub(crate) fn leader_of(forward: &ForwardToLeader<TypeConfig>) -> Option<NodeId>
     forward.leader_id.map(NodeId)
 }
 
-fn answer(group: GroupId, result: ClientWriteResult<TypeConfig>, replies: Vec<Reply>) {
+/// Tells each what came of its commands, as many as it has.
+fn answer(group: GroupId, result: ClientWriteResult<TypeConfig>, replies: Vec<(usize, Reply)>) {
     let error = match result {
         Ok(response) => {
-            let answers = response.data.0;
-            assert_eq!(answers.len(), replies.len(), "a machine answers every command of an entry");
-            for (reply, answer) in replies.into_iter().zip(answers) {
-                send(reply, Ok(answer));
+            let mut answers = response.data.0.into_iter();
+            let commands = replies.iter().map(|(count, _)| count).sum();
+            assert_eq!(answers.len(), commands, "a machine answers every command of an entry");
+            for (count, reply) in replies {
+                send(reply, Ok(answers.by_ref().take(count).collect()));
             }
             return;
         }
@@ -175,11 +280,11 @@ fn answer(group: GroupId, result: ClientWriteResult<TypeConfig>, replies: Vec<Re
             unreachable!("a proposal of commands changes no members and has no precondition")
         }
     };
-    replies.into_iter().for_each(|reply| send(reply, Err(error.clone())));
+    replies.into_iter().for_each(|(_, reply)| send(reply, Err(error.clone())));
 }
 
-fn send(reply: Reply, answer: Result<Bytes, ProposeError>) {
-    if reply.send(answer).is_err() {
-        tracing::trace!("a proposer left before its answer came");
+fn send(reply: Reply, answers: Result<Vec<Bytes>, ProposeError>) {
+    if reply.send(answers).is_err() {
+        tracing::trace!("a proposer left before its answers came");
     }
 }

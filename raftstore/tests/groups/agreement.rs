@@ -3,8 +3,9 @@
 use crate::cluster::{AGREEMENT, Cluster, MS, SECOND, Settings, without_effect};
 use crate::power::host_name;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::future::join_all;
-use raftstore::RaftConfig;
+use raftstore::{ProposeError, RaftConfig};
 use tokio::time::{sleep, timeout};
 
 /// One command an entry, and many entries under way: what the rows about divergent logs are about.
@@ -291,5 +292,33 @@ async fn what_nobody_waits_for_is_not_proposed() {
     first.await.unwrap().unwrap();
     last.await.unwrap().unwrap();
     assert!(!cluster.truth().holds(&left));
+    cluster.settle().await;
+}
+
+/// Commands that are proposed together share entries, as many as one can carry, and each is answered in its place. One
+/// that is too large is refused alone.
+#[tokio::test(start_paused = true)]
+async fn what_is_proposed_together_shares_entries() {
+    let mut settings = Settings::new(3, 34);
+    settings.raft.entry_commands_max = 4;
+    settings.raft.command_bytes_max = 64;
+    let cluster = Cluster::start(settings).await;
+    cluster.write_all().await;
+    let group = cluster.group(cluster.leader().await);
+    let before = group.status().last_index;
+    let mut commands: Vec<Bytes> = (0..10).map(|_| cluster.fresh("together")).collect();
+    commands.insert(3, Bytes::from(vec![b'x'; 65]));
+    let mut answers: Vec<_> = group.propose_all(commands.clone()).collect().await;
+    answers.sort_by_key(|(place, _)| *place);
+    assert_eq!(answers.iter().map(|(place, _)| *place).collect::<Vec<_>>(), (0..11).collect::<Vec<_>>());
+    let (_, too_large) = answers.remove(3);
+    assert!(matches!(too_large, Err(ProposeError::TooLarge { bytes: 65, bytes_max: 64 })), "{too_large:?}");
+    assert!(!cluster.truth().holds(&commands.remove(3)));
+    let ordinals: Vec<Bytes> = answers.into_iter().map(|(_, answer)| answer.unwrap()).collect();
+    assert!(
+        ordinals.is_sorted() && commands.iter().all(|command| cluster.truth().holds(command)),
+        "{ordinals:?}"
+    );
+    assert_eq!(group.status().last_index, before.map(|index| index + 3), "ten commands, four in an entry");
     cluster.settle().await;
 }
