@@ -91,11 +91,13 @@ async fn measure_by<W: Worker, S>(
     let (warm_until, until) = (began + plan.warm, began + plan.warm + plan.measured);
     let schedule = plan.per_second.map(|rate| Schedule::new(began, rate, plan.warm, plan.measured));
     let schedule = schedule.map(|schedule| Arc::new(Mutex::new(schedule)));
+    // One for all: a thousand workers with a histogram each measure how slow memory is.
+    let tally = Arc::new(Mutex::new(Tally::new()?));
     let mut tasks = JoinSet::new();
     for worker in workers {
         match schedule.clone() {
-            None => tasks.spawn(closed(worker, warm_until, until)),
-            Some(schedule) => tasks.spawn(open(worker, timer.clone(), schedule)),
+            None => tasks.spawn(closed(worker, tally.clone(), warm_until, until)),
+            Some(schedule) => tasks.spawn(open(worker, tally.clone(), timer.clone(), schedule)),
         };
     }
     let watching = async {
@@ -103,55 +105,63 @@ async fn measure_by<W: Worker, S>(
         spent().await
     };
     let working = async {
-        let mut all = Tally::new()?;
         while let Some(done) = tasks.join_next().await {
-            all.add(&done??)?;
+            done??;
         }
-        Ok((all, warm_until.elapsed()))
+        Ok(warm_until.elapsed())
     };
     let both = async { tokio::try_join!(watching, working) };
     let time_max = plan.warm + plan.measured + DRAIN_TIME;
-    let (before, (tally, elapsed)) = timeout(time_max, both).await.with_context(|| {
+    let (before, elapsed) = timeout(time_max, both).await.with_context(|| {
         format!("operations are still under way {} s after the end", DRAIN_TIME.as_secs())
     })??;
     let after = spent().await?;
+    let tally = std::mem::replace(&mut *lock(&tally), Tally::new()?);
     anyhow::ensure!(tally.operations() > 0, "no operation was carried out in the time: measure longer");
     let refused = schedule.map_or(0, |schedule| lock(&schedule).refused());
     Ok(Measured { tally, refused, seconds: elapsed.as_secs_f64(), before, after })
 }
 
 /// One operation after the other until the end.
-async fn closed<W: Worker>(mut worker: W, warm_until: Instant, until: Instant) -> Result<Tally> {
-    let mut tally = Tally::new()?;
+async fn closed<W: Worker>(
+    mut worker: W,
+    tally: Arc<Mutex<Tally>>,
+    warm_until: Instant,
+    until: Instant,
+) -> Result<()> {
     while Instant::now() < until {
         let operation = worker.draw();
         let began = Instant::now();
         let stored_bytes = worker.carry_out(operation).await?;
         if began >= warm_until {
-            tally.record(began.elapsed(), stored_bytes)?;
+            lock(&tally).record(began.elapsed(), stored_bytes)?;
         }
     }
-    Ok(tally)
+    Ok(())
 }
 
 /// Whatever is due next, until nothing is; each operation's time counts from when it was due.
-async fn open<W: Worker>(mut worker: W, timer: impl Timer, schedule: Arc<Mutex<Schedule>>) -> Result<Tally> {
-    let mut tally = Tally::new()?;
+async fn open<W: Worker>(
+    mut worker: W,
+    tally: Arc<Mutex<Tally>>,
+    timer: impl Timer,
+    schedule: Arc<Mutex<Schedule>>,
+) -> Result<()> {
     loop {
         let taken = lock(&schedule).take(Instant::now());
-        let Some((due, counts)) = taken else { return Ok(tally) };
+        let Some((due, counts)) = taken else { return Ok(()) };
         let operation = worker.draw();
         timer.until(due).await?;
         let stored_bytes = worker.carry_out(operation).await?;
         if counts {
-            tally.record(due.elapsed(), stored_bytes)?;
+            lock(&tally).record(due.elapsed(), stored_bytes)?;
         }
     }
 }
 
-/// A schedule is whole between any two of its calls.
-fn lock(schedule: &Mutex<Schedule>) -> std::sync::MutexGuard<'_, Schedule> {
-    schedule.lock().unwrap_or_else(PoisonError::into_inner)
+/// A schedule and a tally are whole between any two of their calls.
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
