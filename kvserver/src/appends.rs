@@ -14,15 +14,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The keys that puts and appends are on their way to; none with nothing on its way.
-type UnderWay = BTreeMap<Box<[u8]>, Writes>;
+type UnderWay = BTreeMap<Arc<[u8]>, Writes>;
 
 /// What is on its way to one key.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Writes {
     /// The bytes of all appends.
     append_bytes: usize,
-    /// The lengths of the puts' values, and how many there are of each.
-    puts: BTreeMap<usize, usize>,
+    /// The lengths of the puts' values, ascending, and how many there are of each.
+    puts: Vec<(usize, usize)>,
 }
 
 /// What one write does to a value's length.
@@ -44,7 +44,7 @@ pub(crate) struct Appends {
 #[derive(Debug)]
 pub(crate) struct Hold {
     under_way: Arc<Mutex<UnderWay>>,
-    key: Box<[u8]>,
+    key: Arc<[u8]>,
     change: Change,
 }
 
@@ -59,7 +59,7 @@ impl Writes {
             let why = format!("value would become {} bytes long, limit is {bytes_max}", floor + more);
             return Err(Error::new(Code::ValueTooLarge, why));
         }
-        let longest = self.puts.last_key_value().map_or(0, |(length, _)| *length).max(floor);
+        let longest = self.puts.last().map_or(0, |(length, _)| *length).max(floor);
         let appended = self.append_bytes + more;
         // Without appends, each put keeps to the limit alone.
         if appended > 0 && longest + appended > bytes_max {
@@ -70,9 +70,17 @@ impl Writes {
         Ok(())
     }
 
+    /// Where puts of this length are counted, or else would be.
+    fn place(&self, length: usize) -> Result<usize, usize> {
+        self.puts.binary_search_by_key(&length, |(length, _)| *length)
+    }
+
     fn add(&mut self, change: Change) {
         match change {
-            Change::To(length) => *self.puts.entry(length).or_default() += 1,
+            Change::To(length) => match self.place(length) {
+                Ok(at) => self.puts[at].1 += 1,
+                Err(at) => self.puts.insert(at, (length, 1)),
+            },
             Change::By(more) => self.append_bytes += more,
         }
     }
@@ -81,10 +89,10 @@ impl Writes {
         match change {
             Change::By(more) => self.append_bytes -= more,
             Change::To(length) => {
-                let count = self.puts.get_mut(&length).expect("a put under way is counted");
-                *count -= 1;
-                if *count == 0 {
-                    self.puts.remove(&length);
+                let at = self.place(length).expect("a put under way is counted");
+                self.puts[at].1 -= 1;
+                if self.puts[at].1 == 0 {
+                    self.puts.remove(at);
                 }
             }
         }
@@ -127,8 +135,9 @@ impl Appends {
             }
             writes.fits(present, change, bytes_max)?;
         }
-        under_way.entry(key.into()).or_default().add(change);
-        Ok(Some(Hold { under_way: self.under_way.clone(), key: key.into(), change }))
+        let key: Arc<[u8]> = key.into();
+        under_way.entry(key.clone()).or_default().add(change);
+        Ok(Some(Hold { under_way: self.under_way.clone(), key, change }))
     }
 }
 

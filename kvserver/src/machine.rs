@@ -50,12 +50,12 @@ pub use usage::Usage;
 use bounds::SHARDS_MAX;
 use bytes::Bytes;
 use copy::{Copies, Part};
-use exactly_once::{Admission, SessionBounds};
+use exactly_once::SessionBounds;
 use idleness::Idleness;
 use outcome::Outcome;
 use proto::{
-    Answer, Code, Command, Error, MoveCommand, MoveStep, Operation, Record, Reply, Revision, ShardId,
-    ShardSet, ShardState, Stamp, Write,
+    Answer, Code, Command, Error, LifecycleAnswer, MoveCommand, MoveStep, Operation, Record, Reply, Revision,
+    ShardId, ShardSet, ShardState, Stamp, Write,
 };
 use raftstore::mutation::{Mutation, is_on};
 use raftstore::{CopyId, CopyStep, LoadError, Machine, Moment};
@@ -80,10 +80,9 @@ pub struct ShardView {
 /// The state of one group, in memory.
 ///
 /// Commands are [`Command`]s, in the encoding of [`proto::encode`]; answers are [`Answer`]s to writes and
-/// [`LifecycleAnswer`](proto::LifecycleAnswer)s to all else, in the same; at a command that this build cannot read
-/// the node [stops](raftstore::unreadable). A machine answers only for the
-/// shards that it serves, and is born with none. The caller computes the shard of a key; the machine takes
-/// its word.
+/// [`LifecycleAnswer`]s to all else, in the same; at a command that this build cannot read the node
+/// [stops](raftstore::unreadable). A machine answers only for the shards that it serves, and is born with
+/// none. The caller computes the shard of a key; the machine takes its word.
 #[derive(Debug)]
 pub struct KvMachine {
     /// The latest time of any command; never goes back.
@@ -97,6 +96,14 @@ pub struct KvMachine {
     copies: Copies,
     /// What was dropped and waits to be freed; no part of the state.
     garbage: Mutex<Garbage>,
+    /// Where answers are encoded; no part of the state.
+    answer: Vec<u8>,
+}
+
+/// What a command came to.
+enum Applied {
+    Write(Answer<'static>),
+    Lifecycle(LifecycleAnswer),
 }
 
 impl Default for KvMachine {
@@ -120,6 +127,7 @@ impl KvMachine {
             bounds,
             copies: Copies::default(),
             garbage: Mutex::default(),
+            answer: Vec::new(),
         }
     }
 
@@ -205,30 +213,26 @@ impl KvMachine {
         if write.shard.0 >= SHARDS_MAX {
             return Err(Error::new(Code::BadRequest, format!("shard is out of range: {}", write.shard)));
         }
-        self.served(write.shard)?;
-        let Some(stamp) = write.stamp.as_ref().filter(|_| !is_on(Mutation::SkipSessionTable)) else {
-            return self.write(write.shard, &write.operation).answer();
-        };
-        match self.admit(write.shard, stamp) {
-            Admission::Fresh => {
-                let outcome = self.write(write.shard, &write.operation);
-                self.settle(write.shard, stamp, outcome);
-                outcome.answer()
-            }
-            Admission::Answered(outcome) => outcome.answer(),
-            Admission::Refused(refusal) => Err(refusal),
+        match write.stamp.as_ref().filter(|_| !is_on(Mutation::SkipSessionTable)) {
+            Some(stamp) => self.execute_once(write.shard, stamp, &write.operation),
+            None => self.execute_unstamped(write.shard, &write.operation),
         }
     }
 
-    fn write(&mut self, id: ShardId, operation: &Operation<'_>) -> Outcome {
-        self.change(id, |shard, copies| {
-            let outcome = shard.write(operation);
-            if let (Some((existed, exists)), Some(key)) = (outcome.presence(), operation.key()) {
-                copies.mark(id, &Part::Key(Cow::Borrowed(key)), existed, exists);
-                copies.mark(id, &Part::Tail, true, true);
-            }
-            outcome
-        })
+    fn carry_out_command(&mut self, at: Moment, command: &[u8]) -> Applied {
+        let command = read(command).unwrap_or_else(|why| raftstore::unreadable(at, &why));
+        self.time_ms = self.time_ms.max(at.time_ms);
+        self.expire_sessions();
+        match command {
+            Command::Write(write) => Applied::Write(self.execute(&write)),
+            Command::Own { shards, epoch } => Applied::Lifecycle(self.own(&shards, epoch)),
+            Command::Move(command) => Applied::Lifecycle(self.step(at.index, &command)),
+        }
+    }
+
+    fn execute_unstamped(&mut self, id: ShardId, operation: &Operation<'_>) -> Answer<'static> {
+        self.served(id)?;
+        self.change(id, |shard, copies| carry_out(id, shard, operation, copies)).answer()
     }
 
     /// Lets `change` have shard `id`, which is known, and keeps up what is derived from shards.
@@ -242,6 +246,16 @@ impl KvMachine {
     }
 }
 
+/// Carries out a write in its shard, and tells the copies of it.
+fn carry_out(id: ShardId, shard: &mut Shard, operation: &Operation<'_>, copies: &mut Copies) -> Outcome {
+    let outcome = shard.write(operation);
+    if let (Some((existed, exists)), Some(key)) = (outcome.presence(), operation.key()) {
+        copies.mark(id, &Part::Key(Cow::Borrowed(key)), existed, exists);
+        copies.mark(id, &Part::Tail, true, true);
+    }
+    outcome
+}
+
 /// A command, where this build can read it and the piece of a copy that it may carry.
 fn read(command: &[u8]) -> Result<Command<'_>, String> {
     let command = proto::decode(command).map_err(|error| error.to_string())?;
@@ -253,14 +267,17 @@ fn read(command: &[u8]) -> Result<Command<'_>, String> {
 
 impl Machine for KvMachine {
     fn apply(&mut self, at: Moment, command: &[u8]) -> Bytes {
-        let command = read(command).unwrap_or_else(|why| raftstore::unreadable(at, &why));
-        self.time_ms = self.time_ms.max(at.time_ms);
-        self.expire_sessions();
-        Bytes::from(match command {
-            Command::Write(write) => proto::encode(&self.execute(&write)),
-            Command::Own { shards, epoch } => proto::encode(&self.own(&shards, epoch)),
-            Command::Move(command) => proto::encode(&self.step(at.index, &command)),
-        })
+        let result = self.carry_out_command(at, command);
+        self.answer.clear();
+        match result {
+            Applied::Write(answer) => proto::encode_into(&answer, &mut self.answer),
+            Applied::Lifecycle(answer) => proto::encode_into(&answer, &mut self.answer),
+        }
+        Bytes::copy_from_slice(&self.answer)
+    }
+
+    fn apply_unanswered(&mut self, at: Moment, command: &[u8]) {
+        self.carry_out_command(at, command);
     }
 
     fn time_ms(&self) -> u64 {

@@ -17,6 +17,7 @@ use proto::{
     Write,
 };
 use raftstore::{Group, Machine, ReadError, Role};
+use std::mem;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -122,8 +123,12 @@ impl Replica {
 
     /// Answers all items, reads and writes side by side.
     pub(crate) async fn answer(&self, items: &[&Item<'_>], terms: Terms) -> Routed {
-        let (reads, writes): (Vec<usize>, Vec<usize>) =
-            (0..items.len()).partition(|&at| items[at].operation.is_read());
+        let is_read = |item: &&Item<'_>| item.operation.is_read();
+        if items.iter().all(is_read) {
+            let (answers, lag) = self.read(items.iter().map(|item| &item.operation), terms).await;
+            return Routed { answers, lag };
+        }
+        let (reads, writes): (Vec<usize>, Vec<usize>) = (0..items.len()).partition(|&at| is_read(&items[at]));
         let reading = async {
             match reads.is_empty() {
                 true => (Vec::new(), Duration::ZERO),
@@ -197,8 +202,8 @@ impl Replica {
             return vec![Encoded::refused(late); items.len()];
         }
         let mut answers: Vec<Option<Encoded>> = vec![None; items.len()];
-        let (mut under_way, mut commands) =
-            (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
+        let mut under_way = Vec::with_capacity(items.len());
+        let (mut commands, mut ends) = (Vec::new(), Vec::with_capacity(items.len()));
         for (at, item) in items.enumerate() {
             let key = item.operation.key().expect("writes have keys: scans are reads");
             let shard = proto::shard_of(key, self.bounds.shards);
@@ -210,9 +215,13 @@ impl Replica {
                 }
             };
             let write = Write { shard, stamp: item.stamp, operation: item.operation.clone() };
-            commands.push(Bytes::from(proto::encode(&Command::Write(write))));
+            proto::encode_into(&Command::Write(write), &mut commands);
+            ends.push(commands.len());
             under_way.push((at, hold));
         }
+        let mut commands = Bytes::from(commands);
+        let mut began = 0;
+        let commands = ends.into_iter().map(|end| commands.split_to(end - mem::replace(&mut began, end)));
         let mut proposed = pin!(self.group.propose_all(commands));
         let all = async {
             while let Some((place, answer)) = proposed.next().await {

@@ -134,6 +134,12 @@ impl Attempt {
     fn take(&mut self, at: usize, answer: Encoded, sent_on: bool) {
         (self.routed.answers[at], self.sent_on[at]) = (answer, sent_on);
     }
+
+    fn take_all(&mut self, at: Vec<usize>, routed: Routed, sent_on: bool) {
+        assert_eq!(at.len(), routed.answers.len(), "every item is answered");
+        self.routed.lag = self.routed.lag.max(routed.lag);
+        at.into_iter().zip(routed.answers).for_each(|(at, answer)| self.take(at, answer, sent_on));
+    }
 }
 
 impl Router {
@@ -204,6 +210,15 @@ impl Router {
             }
         }
         let map = &*map;
+        // Most batches concern one group alone, and most calls are but one operation.
+        if let (true, 1) = (scans.is_empty(), by_group.len())
+            && let Some((group, at)) = by_group.pop_first()
+        {
+            let of_group: Vec<&Item<'_>> = at.iter().map(|&at| &items[at]).collect();
+            let (routed, sent_on) = self.group(map, group, &of_group, terms).await;
+            all.take_all(at, routed, sent_on);
+            return all;
+        }
         let groups = by_group.into_iter().map(|(group, at)| async move {
             let of_group: Vec<&Item<'_>> = at.iter().map(|&at| &items[at]).collect();
             (at, self.group(map, group, &of_group, terms).await)
@@ -212,11 +227,7 @@ impl Router {
         let (groups, (scanned, lag)) = tokio::join!(join_all(groups), scanning);
         all.routed.lag = lag;
         scans.into_iter().zip(scanned).for_each(|(at, answer)| all.take(at, answer, false));
-        for (at, (routed, sent_on)) in groups {
-            assert_eq!(at.len(), routed.answers.len(), "every item is answered");
-            all.routed.lag = all.routed.lag.max(routed.lag);
-            at.into_iter().zip(routed.answers).for_each(|(at, answer)| all.take(at, answer, sent_on));
-        }
+        groups.into_iter().for_each(|(at, (routed, sent_on))| all.take_all(at, routed, sent_on));
         all
     }
 

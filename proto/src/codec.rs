@@ -46,10 +46,15 @@ pub enum DecodeError {
 /// The bytes of `message`, version first.
 pub fn encode<M: Encode>(message: &M) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64);
-    bytes.push(VERSION);
-    bincode::encode_into_std_write(message, &mut bytes, CONFIG)
-        .expect("a message of ours encodes: writing to memory has no other way to fail below the limit");
+    encode_into(message, &mut bytes);
     bytes
+}
+
+/// Appends the bytes of `message`, version first.
+pub fn encode_into<M: Encode>(message: &M, bytes: &mut Vec<u8>) {
+    bytes.push(VERSION);
+    bincode::encode_into_std_write(message, bytes, CONFIG)
+        .expect("a message of ours encodes: writing to memory has no other way to fail below the limit");
 }
 
 /// The message in `bytes`; byte strings inside it borrow from them.

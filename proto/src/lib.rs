@@ -25,7 +25,7 @@ mod shard;
 
 pub use address::split_address;
 pub use batch::{BatchReply, BatchRequest, Consistency, Item};
-pub use codec::{DecodeError, VERSION, decode, decode_part, encode};
+pub use codec::{DecodeError, VERSION, decode, decode_part, encode, encode_into};
 pub use controller::{
     Birth, ClusterMap, ClusterSettings, ControllerAnswer, ControllerChange, ControllerCommand,
     ControllerError, ControllerReply, GroupState, GroupView, Incarnation, MembersReport, MoveState, MoveView,

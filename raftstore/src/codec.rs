@@ -41,23 +41,23 @@ const MEMBERSHIP: u8 = 2;
 /// The bytes that an entry takes beyond its payload.
 pub(crate) const ENTRY_OVERHEAD: usize = 8 + 8 + 1 + 4;
 
-pub(crate) fn take_u8(from: &mut Bytes, what: &'static str) -> Taken<u8> {
+pub(crate) fn take_u8(from: &mut impl Buf, what: &'static str) -> Taken<u8> {
     from.try_get_u8().or_else(|_| malformed(what, "ends early"))
 }
 
-pub(crate) fn take_u16(from: &mut Bytes, what: &'static str) -> Taken<u16> {
+pub(crate) fn take_u16(from: &mut impl Buf, what: &'static str) -> Taken<u16> {
     from.try_get_u16_le().or_else(|_| malformed(what, "ends early"))
 }
 
-pub(crate) fn take_u32(from: &mut Bytes, what: &'static str) -> Taken<u32> {
+pub(crate) fn take_u32(from: &mut impl Buf, what: &'static str) -> Taken<u32> {
     from.try_get_u32_le().or_else(|_| malformed(what, "ends early"))
 }
 
-pub(crate) fn take_u64(from: &mut Bytes, what: &'static str) -> Taken<u64> {
+pub(crate) fn take_u64(from: &mut impl Buf, what: &'static str) -> Taken<u64> {
     from.try_get_u64_le().or_else(|_| malformed(what, "ends early"))
 }
 
-pub(crate) fn take_u128(from: &mut Bytes, what: &'static str) -> Taken<u128> {
+pub(crate) fn take_u128(from: &mut impl Buf, what: &'static str) -> Taken<u128> {
     from.try_get_u128_le().or_else(|_| malformed(what, "ends early"))
 }
 

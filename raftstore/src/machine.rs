@@ -65,6 +65,12 @@ pub trait Machine: Send + Sync + 'static {
     /// [`unreadable`].
     fn apply(&mut self, at: Moment, command: &[u8]) -> Bytes;
 
+    /// Applies one command to whose answer nobody listens, as on every replica but the one that proposed it: does to
+    /// the machine exactly what [`apply`](Self::apply) does.
+    fn apply_unanswered(&mut self, at: Moment, command: &[u8]) {
+        drop(self.apply(at, command));
+    }
+
     /// The latest time of all that was applied or loaded, from which time goes on; 0 where nothing was, or where the
     /// machine has no use for time.
     fn time_ms(&self) -> u64;

@@ -206,7 +206,8 @@ impl<S: RaftStateMachine<TypeConfig>> Gatherer<S> {
             // The scheduler has run this task before others that are ready to propose, because one has just woken it.
             yield_now().await;
             let proposals = self.gather(first);
-            let commands = proposals.iter().flat_map(|proposal| &proposal.commands.commands);
+            let commands =
+                proposals.iter().flat_map(|proposal| &proposal.commands.commands).map(|command| &command[..]);
             let data = commands::pack(self.time.now_ms(), &commands.collect::<Vec<_>>());
             let leave = |Proposal { commands, places, reply }| {
                 drop(places);

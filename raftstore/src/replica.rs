@@ -161,8 +161,10 @@ impl<M: Machine> Shared<M> {
                     let (time_ms, commands) = commands::unpack(&data.0).map_err(io::Error::other)?;
                     let time_ms = time_ms.max(state.machine.time_ms());
                     let at = Moment { index: log_id.index(), time_ms };
-                    answers.extend(commands.iter().map(|command| state.machine.apply(at, command)));
-                    if !own {
+                    if own {
+                        answers.extend(commands.into_iter().map(|command| state.machine.apply(at, command)));
+                    } else {
+                        commands.into_iter().for_each(|command| state.machine.apply_unanswered(at, command));
                         self.time.follow(state.machine.time_ms());
                     }
                 }

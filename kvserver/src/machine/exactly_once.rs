@@ -25,7 +25,6 @@
 //! one that comes in may: what counts is how long a session was idle, wherever its shard was. What comes in
 //! is taken beyond all bounds: to refuse it would be to forget it.
 
-use super::KvMachine;
 use super::bounds::{
     ANSWERS_MAX, EVICTED_PER_COMMAND_MAX, EXPIRED_PER_COMMAND_MAX, SESSION_IDLE_MIN_MS, SESSION_TTL_MS,
     SESSIONS_MAX, SESSIONS_MAX_FOR_NAMED, WINDOW,
@@ -35,7 +34,8 @@ use super::idleness::Order;
 use super::outcome::Outcome;
 use super::session::{Session, is_expired, is_idle};
 use super::shard::Shard;
-use proto::{ClientId, Code, Error, Sequence, ShardId, Stamp};
+use super::{KvMachine, carry_out};
+use proto::{Answer, ClientId, Code, Error, Operation, Sequence, ShardId, Stamp};
 
 /// How many sessions and answers a machine holds: [`FORMAT`](Self::FORMAT) everywhere but in tests.
 #[derive(Clone, Copy, Debug)]
@@ -60,64 +60,89 @@ enum Among {
     Named,
 }
 
-/// What becomes of a stamped write.
-pub(super) enum Admission {
-    /// It is new: carry it out, then [`settle`](KvMachine::settle) it.
-    Fresh,
-    /// It was carried out before; this is what it came to.
-    Answered(Outcome),
-    /// It must not be carried out.
-    Refused(Error),
+/// How far a stamped write has come.
+enum Progress {
+    /// This is what it came to, now or when it was carried out before.
+    Done(Outcome),
+    /// Its client has no session.
+    NoSession,
+    /// It is new, and there is no room for its answer.
+    NoRoom,
 }
 
 impl KvMachine {
-    /// Judges a stamped write, opening its session where it is the client's first.
-    pub(super) fn admit(&mut self, shard: ShardId, stamp: &Stamp) -> Admission {
-        if let Err(refusal) = check(stamp).and_then(|()| self.open_session(shard, stamp)) {
-            return Admission::Refused(refusal);
-        }
-        let (lowest, answer) = self.touch_session(shard, stamp);
-        if stamp.sequence < lowest {
-            let message = format!("sequence {} is below {lowest}", stamp.sequence);
-            return Admission::Refused(Error::unknown(Code::SequenceOutOfWindow, message));
-        }
-        if let Some(outcome) = answer {
-            return Admission::Answered(outcome);
-        }
-        match self.make_room_for_answer() {
-            Ok(()) => Admission::Fresh,
-            Err(refusal) => Admission::Refused(refusal),
-        }
-    }
-
-    /// Keeps what an admitted write came to.
-    pub(super) fn settle(&mut self, id: ShardId, stamp: &Stamp, outcome: Outcome) {
-        self.change(id, |shard, copies| {
-            let session = shard.sessions.get_mut(&stamp.client).expect("admission made the session");
-            session.settle(stamp.sequence, outcome);
-            shard.usage.answers += 1;
-            copies.mark(id, &Part::Session(stamp.client), true, true);
-        });
-    }
-
-    /// Forgets sessions that have been idle for too long, the idlest first, a bounded number at a time.
-    pub(super) fn expire_sessions(&mut self) {
-        for _ in 0..EXPIRED_PER_COMMAND_MAX {
-            match self.idlest(Among::All) {
-                Some((active_s, shard, client)) if is_expired(active_s, self.time_ms) => {
-                    self.forget_session(shard, client);
-                }
-                _ => break,
+    /// Carries out a stamped write, opening its session where it is the client's first, or answers it as it was
+    /// answered before.
+    pub(super) fn execute_once(
+        &mut self,
+        id: ShardId,
+        stamp: &Stamp,
+        operation: &Operation<'_>,
+    ) -> Answer<'static> {
+        self.served(id)?;
+        check(stamp)?;
+        // Nobody takes back what was lacking: its session is not forgotten while it is active.
+        loop {
+            match self.attempt(id, stamp, operation)? {
+                Progress::Done(outcome) => return outcome.answer(),
+                Progress::NoSession => self.open_session(id, stamp)?,
+                Progress::NoRoom => self.make_room_for_answer()?,
             }
         }
     }
 
-    /// Makes sure that the stamp's session is there, or says why it cannot be.
+    /// Notes the stamp's arrival in its session, frees the answers that nobody waits for any more, and carries the
+    /// write out where nothing is lacking.
+    fn attempt(&mut self, id: ShardId, stamp: &Stamp, operation: &Operation<'_>) -> Result<Progress, Error> {
+        let (client, now_s) = (stamp.client, self.time_ms / 1000);
+        let has_room = self.total.answers < self.bounds.answers_max;
+        self.change(id, |shard, copies| {
+            let Some(session) = shard.sessions.get_mut(&client) else { return Ok(Progress::NoSession) };
+            check_name(stamp, session)?;
+            let (active_s, answers) = (session.active_s(), session.answers());
+            if session.touch(now_s, stamp.lowest_open) {
+                copies.mark(id, &Part::Session(client), true, true);
+            }
+            if session.active_s() != active_s {
+                let order = shard.idle.of(client);
+                order.remove(&(active_s, client));
+                order.insert((session.active_s(), client));
+            }
+            shard.usage.answers -= answers - session.answers();
+            let lowest = session.lowest();
+            if stamp.sequence < lowest {
+                let message = format!("sequence {} is below {lowest}", stamp.sequence);
+                return Err(Error::unknown(Code::SequenceOutOfWindow, message));
+            }
+            if let Some(outcome) = session.answer(stamp.sequence) {
+                return Ok(Progress::Done(outcome));
+            }
+            if !has_room {
+                return Ok(Progress::NoRoom);
+            }
+            let outcome = carry_out(id, shard, operation, copies);
+            let session = shard.sessions.get_mut(&client).expect("a write forgets no session");
+            session.settle(stamp.sequence, outcome);
+            shard.usage.answers += 1;
+            copies.mark(id, &Part::Session(client), true, true);
+            Ok(Progress::Done(outcome))
+        })
+    }
+
+    /// Forgets sessions that have been idle for too long, the idlest first, a bounded number at a time.
+    pub(super) fn expire_sessions(&mut self) {
+        let mut left = EXPIRED_PER_COMMAND_MAX;
+        while left > 0 && self.idleness.idlest_s().is_some_and(|active_s| is_expired(active_s, self.time_ms))
+        {
+            let (_, shard, client) = self.idlest(Among::All).expect("the idlest is one of all");
+            self.forget_session(shard, client);
+            left -= 1;
+        }
+    }
+
+    /// Opens the session of a stamp that has none, or says why it cannot be.
     fn open_session(&mut self, shard: ShardId, stamp: &Stamp) -> Result<(), Error> {
         let client = stamp.client;
-        if let Some(session) = self.shards.get(&shard).and_then(|shard| shard.sessions.get(&client)) {
-            return check_name(stamp, session);
-        }
         if stamp.lowest_open > Sequence(1) && !client.is_named() {
             let message =
                 format!("session is unknown or was idle for more than {SESSION_TTL_MS} ms: {client}");
@@ -127,7 +152,7 @@ impl KvMachine {
         self.make_room_for_session(client)?;
         let active_s = self.time_ms / 1000;
         self.change(shard, |home, copies| {
-            home.put_session(client, Session::new(active_s));
+            home.put_session(client, Session::new(active_s, stamp.lowest_open));
             copies.mark(shard, &Part::Session(client), false, true);
         });
         Ok(())
@@ -188,26 +213,6 @@ impl KvMachine {
             return Err(Error::new(Code::Overloaded, message));
         }
         Ok(())
-    }
-
-    /// Notes the stamp's arrival in its session, and frees the answers that nobody waits for any more. The session's
-    /// lowest open sequence then, and how the stamp's was answered, if it was.
-    fn touch_session(&mut self, id: ShardId, stamp: &Stamp) -> (Sequence, Option<Outcome>) {
-        let (client, now_s) = (stamp.client, self.time_ms / 1000);
-        self.change(id, |shard, copies| {
-            let session = shard.sessions.get_mut(&client).expect("the session was opened");
-            let (active_s, answers) = (session.active_s(), session.answers());
-            if session.touch(now_s, stamp.lowest_open) {
-                copies.mark(id, &Part::Session(client), true, true);
-            }
-            if session.active_s() != active_s {
-                let order = shard.idle.of(client);
-                order.remove(&(active_s, client));
-                order.insert((session.active_s(), client));
-            }
-            shard.usage.answers -= answers - session.answers();
-            (session.lowest(), session.answer(stamp.sequence))
-        })
     }
 
     fn forget_session(&mut self, id: ShardId, client: ClientId) {

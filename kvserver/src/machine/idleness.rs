@@ -39,6 +39,12 @@ impl IdleSessions {
 }
 
 impl Idleness {
+    /// The second in which the idlest session of all was active last.
+    pub(super) fn idlest_s(&self) -> Option<u64> {
+        let first = |order: &Order<ShardId>| order.first().map(|(active_s, _)| *active_s);
+        first(&self.named).into_iter().chain(first(&self.others)).min()
+    }
+
     /// Notes that the idlest sessions of shard `id` are no longer `before` but `now`.
     pub(super) fn exchange(&mut self, id: ShardId, before: Idlest, now: Idlest) {
         exchange(&mut self.named, id, before.named, now.named);

@@ -29,8 +29,8 @@ pub(super) struct Session {
 
 impl Session {
     /// A session that has answered nothing. Most sessions wait for one answer at a time: room for that.
-    pub(super) fn new(active_s: u64) -> Self {
-        Self { lowest: Sequence(1), active_s, answers: VecDeque::with_capacity(1) }
+    pub(super) fn new(active_s: u64, lowest: Sequence) -> Self {
+        Self { lowest, active_s, answers: VecDeque::with_capacity(1) }
     }
 
     pub(super) fn lowest(&self) -> Sequence {
@@ -68,16 +68,25 @@ impl Session {
 
     /// How `sequence` was answered, if it was.
     pub(super) fn answer(&self, sequence: Sequence) -> Option<Outcome> {
-        let at = self.answers.binary_search_by_key(&sequence, |(sequence, _)| *sequence).ok()?;
-        Some(self.answers[at].1)
+        Some(self.answers[self.place(sequence).ok()?].1)
     }
 
     /// Keeps the answer to a sequence that has none.
     pub(super) fn settle(&mut self, sequence: Sequence, outcome: Outcome) {
         assert!(sequence >= self.lowest, "a sequence below the lowest open one was carried out: {sequence}");
-        match self.answers.binary_search_by_key(&sequence, |(sequence, _)| *sequence) {
+        match self.place(sequence) {
             Ok(_) => panic!("a sequence was carried out twice: {sequence}"),
             Err(at) => self.answers.insert(at, (sequence, outcome)),
+        }
+    }
+
+    /// Where the answer to `sequence` is, or else would be. Most come in order.
+    fn place(&self, sequence: Sequence) -> Result<usize, usize> {
+        match self.answers.back() {
+            Some((last, _)) if *last >= sequence => {
+                self.answers.binary_search_by_key(&sequence, |(sequence, _)| *sequence)
+            }
+            _ => Err(self.answers.len()),
         }
     }
 
