@@ -43,7 +43,8 @@ pub struct Config {
     /// Bytes of keys and values on their way at once; further callers wait their turn, and a single call of more
     /// goes alone. Default 64 MiB.
     pub in_flight_bytes_max: usize,
-    /// Batches on their way at once to each node. Default 2: one is being answered while the next travels.
+    /// Batches on their way at once to each node, at most: one leaves beside another once as much waits as that one
+    /// carries, or once that one has taken long. Default 2.
     pub batches_per_node: usize,
     /// Operations in one batch. Default 1024.
     pub batch_items_max: usize,

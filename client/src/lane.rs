@@ -1,9 +1,11 @@
 //! The way to one node, and the gathering on it.
 //!
-//! While `batches_per_node` batches are on their way, further attempts wait; when one comes back, all that wait
-//! leave as the next. No timer is involved: a lone attempt leaves at once. Every attempt handed in is answered,
-//! or its receiver sees the sender dropped. When a batch gets no answer, what waits behind it is handed back
-//! unsent, so that it can go to another node.
+//! What is handed in while a batch is on its way waits, and leaves as the next when that one comes back: what a
+//! batch costs is divided by all that it carries. It leaves earlier, beside that one, once as much waits as is on
+//! its way, or once that one has been gone for [`HOLDS_UP_MAX`]; with `batches_per_node` on their way it waits in
+//! any case. A lone attempt leaves at once. Every attempt handed in is answered, or its receiver sees the sender
+//! dropped. When a batch gets no answer, what waits behind it is handed back unsent, so that it can go to another
+//! node.
 //!
 //! The queue is bounded by `in_flight_max`: a call has at most one live attempt and holds a permit for it;
 //! withdrawn ones are swept out before the queue would grow beyond that.
@@ -17,6 +19,7 @@ use crate::{Config, Error};
 use bytes::Bytes;
 use proto::{Answer, BatchReply, BatchRequest, Code, Consistency, Item, Limits, Stamp};
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -36,6 +39,16 @@ const LINK_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
 
 /// The most that this comes to: more than the largest batch takes.
 pub(crate) const ON_THE_WAY_MAX: Duration = Duration::from_secs(30);
+
+/// Room for what an operation takes in a batch beside its key and value.
+const ITEM_ROOM: usize = 48;
+
+/// A batch holds up what is less than itself for so long: some exchanges with a node in the same place. What takes
+/// longer is an operation that others have no part in.
+const HOLDS_UP_MAX: Duration = Duration::from_millis(20);
+
+/// How often others go first at most, before a batch leaves: while callers keep coming, more may come each time.
+const TURNS_MAX: usize = 8;
 
 /// A node that failed once is asked last for this long; twice as long for each failure in a row.
 const SUSPECT_MIN: Duration = Duration::from_millis(250);
@@ -129,9 +142,13 @@ pub(crate) struct Lane {
 #[derive(Debug)]
 struct State {
     waiting: VecDeque<Waiting>,
-    /// Driver tasks under way, at most `batches_per_node`. Whoever adds to `waiting` starts one below that, and
-    /// a driver only ends, under this lock, when nothing waits: so nothing waits without a driver.
+    /// Driver tasks, at most `batches_per_node`. The last one only ends, under this lock, when nothing waits, and
+    /// whoever adds to `waiting` starts one where there is none: so nothing waits without a driver.
     drivers: usize,
+    /// Those of them that are about to take a batch.
+    gathering: usize,
+    /// Operations in those batches on their way that hold others up.
+    ahead: usize,
     /// How many operations the node took at once lately, `1..=batch_items_max`: halved when it finds a batch too
     /// large, grown by one with each answer.
     items_max: usize,
@@ -145,6 +162,8 @@ impl Lane {
         let state = State {
             waiting: VecDeque::new(),
             drivers: 0,
+            gathering: 0,
+            ahead: 0,
             items_max: shared.config.batch_items_max,
             failures: 0,
             suspect_until: None,
@@ -169,12 +188,17 @@ impl Lane {
             state.waiting.retain(|waiting| !waiting.attempt.is_withdrawn());
         }
         state.waiting.push_back(Waiting { attempt, verdict });
-        if state.drivers < self.shared.config.batches_per_node {
-            state.drivers += 1;
-            let driver = Driver { lane: self.clone(), ended: false };
-            tokio::spawn(driver.run());
-        }
+        self.drive(&mut state);
         receiver
+    }
+
+    /// Starts a driver where another batch may leave and none is about to.
+    fn drive(self: &Arc<Self>, state: &mut State) {
+        if state.may_leave() && state.gathering == 0 && state.drivers < self.shared.config.batches_per_node {
+            state.drivers += 1;
+            state.gathering += 1;
+            tokio::spawn(Driver { lane: self.clone(), stage: Stage::Gathering }.run());
+        }
     }
 
     /// Asks outside the gathering, without a body.
@@ -221,25 +245,22 @@ impl Lane {
         }
     }
 
-    /// What leaves next: the oldest that wait, as many as fit one batch. `None` ends the driver that asked.
+    /// What leaves next: the oldest that wait, as many as fit one batch; empty where nothing may leave.
     ///
     /// An attempt whose call is past its deadline never leaves, even where nobody has polled that call since: a
     /// server remembers a write only for a time, and deadlines are what keeps retries well within it.
-    fn next_batch(&self) -> Option<Vec<Waiting>> {
+    fn next_batch(&self, state: &mut State) -> Vec<Waiting> {
         let now = Instant::now();
-        let bytes_max = self.shared.limits().batch_bytes_max;
-        let mut state = lock(&self.state);
-        let mut batch = Batch::new(bytes_max, state.items_max);
+        let mut batch = Batch::new(self.shared.limits().batch_bytes_max, state.items_max);
+        if !state.may_leave() {
+            return batch.items;
+        }
         while let Some(waiting) = state.waiting.pop_front_if(|waiting| batch.fits(&waiting.attempt)) {
             if now < waiting.attempt.deadline && waiting.attempt.take() {
                 batch.add(waiting);
             }
         }
-        if batch.items.is_empty() {
-            state.drivers -= 1;
-            return None;
-        }
-        Some(batch.items)
+        batch.items
     }
 
     async fn carry(&self, batch: Vec<Waiting>) {
@@ -319,31 +340,107 @@ impl Lane {
     }
 }
 
-/// Sends batch after batch until nothing waits.
+impl State {
+    /// Whether what waits need not wait for a batch that is on its way.
+    fn may_leave(&self) -> bool {
+        !self.waiting.is_empty() && self.waiting.len() >= self.ahead
+    }
+}
+
+/// Sends batch after batch until nothing may leave.
 struct Driver {
     lane: Arc<Lane>,
-    /// Whether `State::drivers` has been lowered for this one already.
-    ended: bool,
+    stage: Stage,
+}
+
+/// What a driver does, and counts as.
+enum Stage {
+    Gathering,
+    /// With so many operations that hold others up.
+    Carrying {
+        ahead: usize,
+    },
+    Ended,
 }
 
 impl Driver {
     async fn run(mut self) {
         loop {
-            // The scheduler has run this task before others that are ready to hand something in, because one has just
-            // woken it.
-            yield_now().await;
-            let Some(batch) = self.lane.next_batch() else { break };
-            self.lane.carry(batch).await;
+            self.let_others_come().await;
+            let Some(batch) = self.take() else { return };
+            let lane = self.lane.clone();
+            let mut carried = pin!(lane.carry(batch));
+            if tokio::time::timeout(HOLDS_UP_MAX, carried.as_mut()).await.is_err() {
+                self.enter(Stage::Carrying { ahead: 0 });
+                carried.await;
+            }
+            self.enter(Stage::Gathering);
         }
-        self.ended = true;
+    }
+
+    /// Lets others go first, once and then for as long as more waits after each turn. The scheduler has run this task
+    /// before others that are ready to hand something in, because one has just woken it; and callers who are answered
+    /// together come again one by one.
+    async fn let_others_come(&self) {
+        let waiting = || lock(&self.lane.state).waiting.len();
+        let mut before = waiting();
+        for _ in 0..TURNS_MAX {
+            yield_now().await;
+            let now = waiting();
+            if now <= before {
+                return;
+            }
+            before = now;
+        }
+    }
+
+    /// The next batch; `None` ends this driver.
+    fn take(&mut self) -> Option<Vec<Waiting>> {
+        let lane = self.lane.clone();
+        let mut state = lock(&lane.state);
+        let batch = lane.next_batch(&mut state);
+        let stage = if batch.is_empty() { Stage::Ended } else { Stage::Carrying { ahead: batch.len() } };
+        self.move_on(&mut state, stage);
+        (!batch.is_empty()).then_some(batch)
+    }
+
+    fn enter(&mut self, stage: Stage) {
+        let lane = self.lane.clone();
+        self.move_on(&mut lock(&lane.state), stage);
+    }
+
+    /// Goes on to `stage`, and lets go what is not held up there.
+    fn move_on(&mut self, state: &mut State, stage: Stage) {
+        std::mem::replace(&mut self.stage, stage).leave(state);
+        match self.stage {
+            Stage::Gathering => state.gathering += 1,
+            Stage::Carrying { ahead } => state.ahead += ahead,
+            Stage::Ended => state.drivers -= 1,
+        }
+        self.lane.drive(state);
+    }
+}
+
+impl Stage {
+    fn leave(self, state: &mut State) {
+        match self {
+            Self::Gathering => state.gathering -= 1,
+            Self::Carrying { ahead } => state.ahead -= ahead,
+            Self::Ended => {}
+        }
     }
 }
 
 /// A driver whose runtime goes away in the middle must not leave its place taken.
 impl Drop for Driver {
     fn drop(&mut self) {
-        if !self.ended {
-            lock(&self.lane.state).drivers -= 1;
+        let mut state = lock(&self.lane.state);
+        match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Ended => {}
+            stage => {
+                stage.leave(&mut state);
+                state.drivers -= 1;
+            }
         }
     }
 }
@@ -388,7 +485,10 @@ fn encode(batch: &[Waiting], request_id: u128, timeout: Duration) -> Bytes {
         request_id,
         items: items.collect(),
     };
-    Bytes::from(proto::encode(&request))
+    let item_bytes = |waiting: &Waiting| waiting.attempt.operation.wire().payload_bytes() + ITEM_ROOM;
+    let mut bytes = Vec::with_capacity(batch.iter().map(item_bytes).sum::<usize>() + ITEM_ROOM);
+    proto::encode_into(&request, &mut bytes);
+    Bytes::from(bytes)
 }
 
 impl Shared {

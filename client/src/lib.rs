@@ -24,9 +24,9 @@
 //!             └─────────────────┴──────────────── call ◀───────────────┘
 //!                                   settled? again, elsewhere, or the end
 //! ```
-//! While a batch to a node is on its way, further calls gather and leave as the next one: there is no timer, a
-//! lone call leaves at once, and a crowd shares few messages. Whatever waits behind a batch that gets no answer
-//! is handed back unsent and goes to another node.
+//! While a batch to a node is on its way, further calls gather and leave as the next one, or beside it once they
+//! are as many or it takes long: a lone call leaves at once, and a crowd shares few messages. Whatever waits
+//! behind a batch that gets no answer is handed back unsent and goes to another node.
 //!
 //! # Example
 //! ```no_run

@@ -26,7 +26,7 @@ pub struct RaftConfig {
     pub entry_bytes_max: usize,
     /// The largest command, in bytes (2 MiB).
     pub command_bytes_max: usize,
-    /// The most entries of one group proposed and not yet applied (4). While they are under way, commands
+    /// The most entries of one group proposed and not yet applied (2). While they are under way, commands
     /// gather: more lowers the latency of a few clients, fewer makes larger entries for many.
     pub entries_in_flight_max: usize,
     /// The most commands that wait to be proposed in one group (8,192); more are refused as overloaded.
@@ -59,7 +59,7 @@ impl Default for RaftConfig {
             entry_commands_max: 1_024,
             entry_bytes_max: 1 << 20,
             command_bytes_max: 2 << 20,
-            entries_in_flight_max: 4,
+            entries_in_flight_max: 2,
             proposals_waiting_max: 8_192,
             reads_waiting_max: 16_384,
             snapshot_log_bytes_min: 64 << 20,

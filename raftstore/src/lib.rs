@@ -98,6 +98,7 @@ mod disk;
 mod error;
 mod flow_control;
 mod formation;
+mod gathering;
 mod group;
 mod host;
 mod lives;

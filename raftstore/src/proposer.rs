@@ -8,6 +8,7 @@ use crate::commands::{self, COMMAND_OVERHEAD};
 use crate::config::RaftConfig;
 use crate::error::ProposeError;
 use crate::flow_control::FlowControl;
+use crate::gathering::let_others_come;
 use crate::replicated_time::ReplicatedTime;
 use crate::types::{Callback, Data, TypeConfig};
 use bytes::Bytes;
@@ -20,7 +21,6 @@ use proto::{GroupId, NodeId};
 use std::mem;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::task::yield_now;
 
 type Reply = oneshot::Sender<Result<Vec<Bytes>, ProposeError>>;
 
@@ -203,8 +203,7 @@ impl<S: RaftStateMachine<TypeConfig>> Gatherer<S> {
             if first.reply.is_closed() {
                 continue;
             }
-            // The scheduler has run this task before others that are ready to propose, because one has just woken it.
-            yield_now().await;
+            let_others_come(|| self.proposals.len()).await;
             let proposals = self.gather(first);
             let commands =
                 proposals.iter().flat_map(|proposal| &proposal.commands.commands).map(|command| &command[..]);

@@ -5,6 +5,7 @@
 
 use crate::config::RaftConfig;
 use crate::error::ReadError;
+use crate::gathering::let_others_come;
 use crate::mutation::{self, Mutation};
 use crate::proposer::leader_of;
 use crate::types::TypeConfig;
@@ -15,7 +16,6 @@ use openraft::storage::RaftStateMachine;
 use proto::GroupId;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::yield_now;
 
 type Waiting = oneshot::Sender<Result<u64, ReadError>>;
 
@@ -64,8 +64,7 @@ async fn run<S>(
     let mut round = Vec::new();
     while let Some(first) = waiting.recv().await {
         round.push(first);
-        // The scheduler has run this task before others that are ready to read, because one has just woken it.
-        yield_now().await;
+        let_others_come(|| waiting.len()).await;
         while round.len() < reads_max
             && let Ok(next) = waiting.try_recv()
         {

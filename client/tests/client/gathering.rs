@@ -63,6 +63,33 @@ async fn a_batch_leaves_as_one() {
     assert!(matches!(&replies[4], Ok(Reply::Deleted(_))), "{replies:?}");
 }
 
+/// What comes while a batch is on its way waits for it, until it is as much itself or that one has taken long.
+#[tokio::test(start_paused = true)]
+async fn a_batch_holds_up_what_is_less() {
+    let network = Network::calm();
+    let config = Config { batches_per_node: 3, ..Config::default() };
+    let client = network.builder(config).connect().await.unwrap();
+    network.state().hung.insert(1);
+    let mut calls = Vec::new();
+    let mut batches_after = async |gets: usize, time: Duration| {
+        let client = client.clone();
+        let gets = (0..gets).map(|number| Operation::get(format!("k{number}")));
+        calls.push(tokio::spawn(async move { client.batch(gets).await }));
+        tokio::time::sleep(time).await;
+        network.state().under_way[&1].0
+    };
+    let moment = Duration::from_millis(4);
+    assert_eq!(batches_after(10, moment).await, 1);
+    assert_eq!(batches_after(9, moment).await, 1, "less than what is on its way");
+    assert_eq!(batches_after(1, moment).await, 2, "as much, with what waited");
+    assert_eq!(batches_after(1, moment).await, 2);
+    assert_eq!(batches_after(0, Duration::from_millis(20)).await, 3, "the others have taken long");
+    network.state().hung.clear();
+    for call in join_all(calls).await {
+        assert!(call.unwrap().iter().all(Result::is_ok));
+    }
+}
+
 /// Batches on their way to a node, items in a batch and calls on their way stay within their bounds.
 #[tokio::test(start_paused = true)]
 async fn bounds_hold() {
