@@ -15,6 +15,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 /// The time of one call.
@@ -34,6 +35,9 @@ const HEAVY_PAUSE: Duration = Duration::from_millis(400);
 /// How likely a caller stops pausing after a call, and for how many calls.
 const BURST_PROBABILITY: f64 = 0.02;
 const BURST: std::ops::Range<u32> = 5..40;
+
+/// How likely a caller reads what somebody else has written, as soon as that is known to be written.
+const LOOKS_PROBABILITY: f64 = 0.2;
 
 /// A client, and the network that it has.
 #[derive(Clone, Debug)]
@@ -65,6 +69,8 @@ pub struct Workload {
     processes: AtomicU64,
     called: AtomicU64,
     answered: AtomicU64,
+    /// The key that was written last, as far as somebody was told.
+    written: watch::Sender<Vec<u8>>,
 }
 
 impl Workload {
@@ -79,6 +85,7 @@ impl Workload {
             processes: AtomicU64::new(0),
             called: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            written: watch::Sender::new(Vec::new()),
         })
     }
 
@@ -128,6 +135,16 @@ impl Workload {
         // How many calls follow each other without a pause.
         let mut burst = 0_u32;
         while !self.has_ended() {
+            let written = match burst {
+                0 => self.pause(&mut rng, self.fleet.plan.pause_ms_max, LOOKS_PROBABILITY).await,
+                _ => None,
+            };
+            if let Some(written) = written {
+                if !self.call(&client, process, Operation::get(written), &mut 0).await {
+                    process = self.process();
+                }
+                continue;
+            }
             match rng.random_range(0..40) {
                 0 => self.scan(&client, &mut rng).await,
                 1..=3 => {
@@ -152,9 +169,31 @@ impl Workload {
                 burst = rng.random_range(BURST);
             }
             burst = burst.saturating_sub(1);
-            if burst == 0 {
-                sleep(Duration::from_millis(rng.random_range(0..=self.fleet.plan.pause_ms_max))).await;
-            }
+        }
+    }
+
+    /// Waits a while; with the probability `looks` no longer than until somebody is told of a write: the key that it
+    /// wrote, then.
+    ///
+    /// What is stale somewhere is stale for moments mostly, which are just after a write was told to be done.
+    pub async fn pause(&self, rng: &mut StdRng, ms_max: u64, looks: f64) -> Option<Vec<u8>> {
+        let pause = sleep(Duration::from_millis(rng.random_range(0..=ms_max)));
+        if !rng.random_bool(looks) {
+            pause.await;
+            return None;
+        }
+        let mut writes = self.written.subscribe();
+        tokio::select! {
+            biased;
+            Ok(()) = writes.changed() => Some(writes.borrow_and_update().clone()),
+            () = pause => None,
+        }
+    }
+
+    /// Lets those know who wait for a write.
+    fn note_written(&self, operation: &Operation, answer: &Answer) {
+        if let (Some(key), Answer::Written { .. } | Answer::Deleted { .. }) = (operation.key(), answer) {
+            self.written.send_replace(key.to_vec());
         }
     }
 
@@ -271,11 +310,12 @@ impl Workload {
     }
 
     /// Notes what a walker was told; whether the outcome is known.
-    pub fn end_walk(&self, process: u64, ticket: Ticket, what: Told) -> bool {
+    pub fn end_walk(&self, process: u64, operation: &Operation, ticket: Ticket, what: Told) -> bool {
         match what {
             Told::Answer(answer) => {
                 self.fleet.trace.note(format_args!("p{process} is told {}", told(&answer)));
                 self.answered.fetch_add(1, Ordering::Relaxed);
+                self.note_written(operation, &answer);
                 ticket.ok(answer);
                 true
             }
@@ -315,6 +355,7 @@ impl Workload {
                     Answer::Absent | Answer::Deleted { .. } => *seen = 0,
                     _ => {}
                 }
+                self.note_written(operation, &answer);
                 ticket.ok(answer);
                 true
             }

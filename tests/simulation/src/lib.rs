@@ -12,10 +12,11 @@
 //!
 //! # What a run does
 //!
-//! For so many simulated seconds clients read and write a few keys through the client crate, an operator
-//! moves shards and adds and removes groups, and faults happen. By half of the seeds a further node joins, and
-//! mostly one of all is drained and removed then. At the end everything is mended, the cluster must
-//! come to rest, every key is read once more, and the history is held against what is promised.
+//! For so many simulated seconds clients read and write a few keys through the client crate (often one that somebody
+//! else was just told to have written), an operator moves shards and adds and removes groups, and faults happen. By
+//! half of the seeds a further node joins, and mostly one of all is drained and removed then. At the end everything is
+//! mended, the cluster must come to rest, every key is read once more, and the history is held against what is
+//! promised.
 //!
 //! # Why a run can be repeated
 //!

@@ -16,13 +16,16 @@ use simulated_http::{Message, Reply};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// How long a walker waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The longest pause of a walker between two calls, in milliseconds.
 const PAUSE_MS_MAX: u64 = 80;
+
+/// How likely a walker reads what somebody has written, as soon as that is known to be written.
+const LOOKS_PROBABILITY: f64 = 0.5;
 
 /// What came of a call.
 pub enum Told {
@@ -53,21 +56,29 @@ impl Walker {
     pub async fn run(mut self) {
         let nodes = self.fleet.nodes();
         let mut process = self.workload.process();
+        let mut written = None;
         while !self.workload.has_ended() {
             let Some(&node) = nodes.choose(&mut self.rng) else { return };
-            let key = key(self.rng.random_range(0..self.fleet.plan.keys));
-            let value = self.workload.value("walker", process);
-            let operation = match self.rng.random_range(0..10) {
-                0..=7 => Operation::get(&key),
-                8 => Operation::put(&key, value),
-                _ => Operation::append(&key, value),
+            let operation = match written {
+                Some(written) => Operation::get(written),
+                None => self.draw(process),
             };
             let ticket = self.workload.begin(process, &operation);
             let told = self.ask(node, &operation).await;
-            if !self.workload.end_walk(process, ticket, told) {
+            if !self.workload.end_walk(process, &operation, ticket, told) {
                 process = self.workload.process();
             }
-            sleep(Duration::from_millis(self.rng.random_range(0..=PAUSE_MS_MAX))).await;
+            written = self.workload.pause(&mut self.rng, PAUSE_MS_MAX, LOOKS_PROBABILITY).await;
+        }
+    }
+
+    fn draw(&mut self, process: u64) -> Operation {
+        let key = key(self.rng.random_range(0..self.fleet.plan.keys));
+        let value = self.workload.value("walker", process);
+        match self.rng.random_range(0..10) {
+            0..=7 => Operation::get(key),
+            8 => Operation::put(key, value),
+            _ => Operation::append(key, value),
         }
     }
 

@@ -77,7 +77,8 @@ fn forgotten_sessions_are_noticed() {
 #[test]
 #[ignore = "most of these take minutes in a debug build: --include-ignored"]
 fn lost_tails_are_noticed() {
-    is_noticed(Mutation::ActivateBeforeLastTail, 1, &[Check::Linearizability, Check::EvenReplicas]);
+    let checks = [Check::Linearizability, Check::EvenReplicas, Check::Sessions];
+    is_noticed(Mutation::ActivateBeforeLastTail, 1, &checks);
 }
 
 /// Acknowledging while the disk still syncs is noticed where the power goes just then, or where the disk refuses what
@@ -113,7 +114,7 @@ fn missing_votes_are_noticed() {
 #[test]
 #[ignore = "most of these take minutes in a debug build: --include-ignored"]
 fn reads_after_the_freeze_are_noticed() {
-    is_noticed_within(Mutation::ServeReadsAfterFreeze, 58, 40, &[Check::Linearizability]);
+    is_noticed_within(Mutation::ServeReadsAfterFreeze, 69, 40, &[Check::Linearizability]);
 }
 
 /// A machine that is restored without what changed behind its copy is noticed beside any other replica.
