@@ -133,8 +133,9 @@ async fn closed<W: Worker>(
         let operation = worker.draw();
         let began = Instant::now();
         let stored_bytes = worker.carry_out(operation).await?;
+        let took = began.elapsed();
         if began >= warm_until {
-            lock(&tally).record(began.elapsed(), stored_bytes)?;
+            lock(&tally).record(took, stored_bytes)?;
         }
     }
     Ok(())
@@ -153,8 +154,9 @@ async fn open<W: Worker>(
         let operation = worker.draw();
         timer.until(due).await?;
         let stored_bytes = worker.carry_out(operation).await?;
+        let took = due.elapsed();
         if counts {
-            lock(&tally).record(due.elapsed(), stored_bytes)?;
+            lock(&tally).record(took, stored_bytes)?;
         }
     }
 }

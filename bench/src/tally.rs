@@ -43,7 +43,7 @@ mod tests {
 
     /// Latencies and bytes are those that were noted.
     #[test]
-    fn tallies_add_up() {
+    fn what_was_noted_is_told() {
         let mut tally = Tally::new().expect("a histogram");
         tally.record(Duration::from_millis(1), 10).expect("a latency");
         tally.record(Duration::from_millis(9), 20).expect("a latency");

@@ -43,8 +43,8 @@ pub(crate) const ON_THE_WAY_MAX: Duration = Duration::from_secs(30);
 /// Room for what an operation takes in a batch beside its key and value.
 const ITEM_ROOM: usize = 48;
 
-/// A batch holds up what is less than itself for so long: some exchanges with a node in the same place. What takes
-/// longer is an operation that others have no part in.
+/// A batch holds up what is less than itself for so long: some exchanges with a node in the same place. After that,
+/// others need not wait for whichever operation in it takes so long.
 const HOLDS_UP_MAX: Duration = Duration::from_millis(20);
 
 /// How often others go first at most, before a batch leaves: while callers keep coming, more may come each time.
@@ -188,17 +188,21 @@ impl Lane {
             state.waiting.retain(|waiting| !waiting.attempt.is_withdrawn());
         }
         state.waiting.push_back(Waiting { attempt, verdict });
-        self.drive(&mut state);
+        let next = self.next_driver(&mut state);
+        drop(state);
+        start(next);
         receiver
     }
 
-    /// Starts a driver where another batch may leave and none is about to.
-    fn drive(self: &Arc<Self>, state: &mut State) {
-        if state.may_leave() && state.gathering == 0 && state.drivers < self.shared.config.batches_per_node {
-            state.drivers += 1;
-            state.gathering += 1;
-            tokio::spawn(Driver { lane: self.clone(), stage: Stage::Gathering }.run());
+    /// A driver, where another batch may leave and none is about to. It counts as one from now on.
+    #[must_use = "it is to be started, once the lane's lock is let go of"]
+    fn next_driver(self: &Arc<Self>, state: &mut State) -> Option<Driver> {
+        if !state.may_leave() || state.gathering > 0 || state.drivers >= self.shared.config.batches_per_node {
+            return None;
         }
+        state.drivers += 1;
+        state.gathering += 1;
+        Some(Driver { lane: self.clone(), stage: Stage::Gathering })
     }
 
     /// Asks outside the gathering, without a body.
@@ -378,9 +382,9 @@ impl Driver {
         }
     }
 
-    /// Lets others go first, once and then for as long as more waits after each turn. The scheduler has run this task
-    /// before others that are ready to hand something in, because one has just woken it; and callers who are answered
-    /// together come again one by one.
+    /// Lets others go first, once and then for as long as more waits after each turn, as a group's gathering does. The
+    /// scheduler has run this task before others that are ready to hand something in, because one has just woken it;
+    /// and callers who are answered together come again one by one.
     async fn let_others_come(&self) {
         let waiting = || lock(&self.lane.state).waiting.len();
         let mut before = waiting();
@@ -400,24 +404,35 @@ impl Driver {
         let mut state = lock(&lane.state);
         let batch = lane.next_batch(&mut state);
         let stage = if batch.is_empty() { Stage::Ended } else { Stage::Carrying { ahead: batch.len() } };
-        self.move_on(&mut state, stage);
+        let next = self.move_on(&mut state, stage);
+        drop(state);
+        start(next);
         (!batch.is_empty()).then_some(batch)
     }
 
     fn enter(&mut self, stage: Stage) {
         let lane = self.lane.clone();
-        self.move_on(&mut lock(&lane.state), stage);
+        let next = self.move_on(&mut lock(&lane.state), stage);
+        start(next);
     }
 
-    /// Goes on to `stage`, and lets go what is not held up there.
-    fn move_on(&mut self, state: &mut State, stage: Stage) {
+    /// Goes on to `stage`; the driver that may take what is not held up there.
+    #[must_use = "it is to be started, once the lane's lock is let go of"]
+    fn move_on(&mut self, state: &mut State, stage: Stage) -> Option<Driver> {
         std::mem::replace(&mut self.stage, stage).leave(state);
         match self.stage {
             Stage::Gathering => state.gathering += 1,
             Stage::Carrying { ahead } => state.ahead += ahead,
             Stage::Ended => state.drivers -= 1,
         }
-        self.lane.drive(state);
+        self.lane.next_driver(state)
+    }
+}
+
+/// Starts a driver. Not under its lane's lock: a runtime that ends drops it at once, and then it takes that lock.
+fn start(driver: Option<Driver>) {
+    if let Some(driver) = driver {
+        tokio::spawn(driver.run());
     }
 }
 

@@ -123,6 +123,9 @@ impl Replica {
 
     /// Answers all items, reads and writes side by side.
     pub(crate) async fn answer(&self, items: &[&Item<'_>], terms: Terms) -> Routed {
+        if items.is_empty() {
+            return Routed { answers: Vec::new(), lag: Duration::ZERO };
+        }
         let is_read = |item: &&Item<'_>| item.operation.is_read();
         if items.iter().all(is_read) {
             let (answers, lag) = self.read(items.iter().map(|item| &item.operation), terms).await;

@@ -389,9 +389,6 @@ fn states_of(replica: &Replica, shards: &[Option<ShardId>]) -> Vec<Option<(Shard
 /// Answers items at a replica, those on shards that it does not know to be served by saying so: a log that
 /// learns of a write to a shard that is elsewhere learns nothing.
 async fn served(replica: &Replica, items: &[&Item<'_>], shards: u32, terms: Terms) -> Routed {
-    if items.is_empty() {
-        return Routed { answers: Vec::new(), lag: Duration::ZERO };
-    }
     let of_items: Vec<Option<ShardId>> = items.iter().map(|item| shard_of(&item.operation, shards)).collect();
     let refusals: Vec<Option<Error>> = states_of(replica, &of_items).into_iter().map(not_served).collect();
     if refusals.iter().all(Option::is_none) {

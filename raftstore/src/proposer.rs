@@ -27,8 +27,8 @@ type Reply = oneshot::Sender<Result<Vec<Bytes>, ProposeError>>;
 /// Commands that wait to be proposed in one entry, and who waits for their answers.
 struct Proposal {
     commands: Commands,
-    /// A place in the queue for each command.
-    places: OwnedSemaphorePermit,
+    /// A permit to wait for each command.
+    permits: OwnedSemaphorePermit,
     reply: Reply,
 }
 
@@ -76,7 +76,7 @@ pub(crate) struct Proposer {
     group: GroupId,
     queue: mpsc::UnboundedSender<Proposal>,
     /// A permit for each command that may wait: what bounds the queue.
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     room: Room,
     command_bytes_max: usize,
 }
@@ -94,9 +94,7 @@ impl Proposer {
         S: RaftStateMachine<TypeConfig>,
     {
         let (queue, proposals) = mpsc::unbounded_channel();
-        // What is proposed together must find room in the queue, too.
-        let commands_max = config.entry_commands_max.min(config.proposals_waiting_max);
-        let room = Room { commands_max, bytes_max: config.entry_bytes_max };
+        let room = Room { commands_max: config.entry_commands_max, bytes_max: config.entry_bytes_max };
         let gatherer = Gatherer {
             group,
             raft,
@@ -108,8 +106,8 @@ impl Proposer {
             proposals,
         };
         tokio::spawn(gatherer.run());
-        let places = Arc::new(Semaphore::new(config.proposals_waiting_max));
-        Self { group, queue, places, room, command_bytes_max: config.command_bytes_max }
+        let permits = Arc::new(Semaphore::new(config.proposals_waiting_max));
+        Self { group, queue, permits, room, command_bytes_max: config.command_bytes_max }
     }
 
     /// Proposes `command` and waits for its answer.
@@ -127,6 +125,9 @@ impl Proposer {
         &self,
         commands: impl IntoIterator<Item = Bytes>,
     ) -> impl Stream<Item = (usize, Result<Bytes, ProposeError>)> {
+        // No more together than may wait by now: what is proposed together is refused together.
+        let commands_max = self.room.commands_max.min(self.permits.available_permits());
+        let room = Room { commands_max, ..self.room };
         let (mut refused, under_way) = (Vec::new(), FuturesUnordered::new());
         let (mut together, mut places) = (Commands::default(), Vec::new());
         for (place, command) in commands.into_iter().enumerate() {
@@ -134,7 +135,7 @@ impl Proposer {
                 refused.push((place, Err(error)));
                 continue;
             }
-            if !places.is_empty() && !self.room.takes(together.size(), size(&command)) {
+            if !places.is_empty() && !room.takes(together.size(), size(&command)) {
                 under_way.push(self.submit_at(mem::take(&mut places), mem::take(&mut together)));
             }
             together.push(command);
@@ -166,11 +167,11 @@ impl Proposer {
     async fn submit(&self, commands: Commands) -> Result<Vec<Bytes>, ProposeError> {
         let group = self.group;
         let count = u32::try_from(commands.commands.len()).unwrap_or(u32::MAX);
-        let Ok(places) = self.places.clone().try_acquire_many_owned(count) else {
+        let Ok(permits) = self.permits.clone().try_acquire_many_owned(count) else {
             return Err(ProposeError::Overloaded(group));
         };
         let (reply, answers) = oneshot::channel();
-        if self.queue.send(Proposal { commands, places, reply }).is_err() {
+        if self.queue.send(Proposal { commands, permits, reply }).is_err() {
             return Err(ProposeError::NotLeader { group, leader: None });
         }
         answers.await.unwrap_or(Err(ProposeError::Unknown { group, why: "the group stopped" }))
@@ -208,8 +209,8 @@ impl<S: RaftStateMachine<TypeConfig>> Gatherer<S> {
             let commands =
                 proposals.iter().flat_map(|proposal| &proposal.commands.commands).map(|command| &command[..]);
             let data = commands::pack(self.time.now_ms(), &commands.collect::<Vec<_>>());
-            let leave = |Proposal { commands, places, reply }| {
-                drop(places);
+            let leave = |Proposal { commands, permits, reply }| {
+                drop(permits);
                 (commands.commands.len(), reply)
             };
             let replies: Vec<(usize, Reply)> = proposals.into_iter().map(leave).collect();

@@ -62,6 +62,10 @@ impl Keys {
         if self.gone > self.bytes.len() - self.gone {
             self.bytes.drain(..self.gone);
             self.gone = 0;
+            // Room that long keys took is given back once short ones have taken their place.
+            if self.bytes.capacity() / 4 > self.bytes.len() {
+                self.bytes.shrink_to(2 * self.bytes.len());
+            }
         }
     }
 }

@@ -81,7 +81,8 @@ impl KvMachine {
     ) -> Answer<'static> {
         self.served(id)?;
         check(stamp)?;
-        // Nobody takes back what was lacking: its session is not forgotten while it is active.
+        // Three turns at most: each but the last provides what the one before lacked, and neither a session that was
+        // opened now nor room that was made now is taken back by what this does.
         loop {
             match self.attempt(id, stamp, operation)? {
                 Progress::Done(outcome) => return outcome.answer(),

@@ -4,6 +4,7 @@
 use super::*;
 use crate::machine::bounds::KEY_BYTES_MAX;
 use crate::replica::Bounds;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use proto::{
     Answer, ClientId, ClusterSettings, Command, CopyToken, Epoch, Expect, GroupState, GroupView,
@@ -274,6 +275,20 @@ async fn requests_wait_for_the_arrival() {
     assert!(matches!(told(&answers[1]), Ok(1 | 2)), "they are carried out in any order: {answers:?}");
     bench.map.send_replace(Some(map(Epoch(6), false, DESTINATION)));
     assert_eq!(told(&bench.ask(&[get(SHARD)]).await[0]), Ok(2));
+}
+
+/// A batch of which nothing is served here is refused without asking anybody, least of all a quorum that may be gone.
+#[tokio::test]
+async fn what_is_not_served_is_refused_at_once() {
+    let bench = Bench::start().await;
+    bench.freeze().await;
+    let items = [get(SHARD), append(SHARD, 1)];
+    let (replica, items) = (bench.replica(SOURCE), items.each_ref());
+    let routed = served(&replica, &items, SHARDS, terms(PATIENCE, Consistency::Linearizable)).now_or_never();
+    for answer in &routed.expect("nothing is waited for").answers {
+        let told = told(answer);
+        assert!(matches!(told, Err((Code::WrongGroup { shard: SHARD, .. }, Outcome::None))), "{told:?}");
+    }
 }
 
 /// A write that is sent again under its stamp is answered as it was and not carried out again, whether the

@@ -322,3 +322,36 @@ async fn what_is_proposed_together_shares_entries() {
     assert_eq!(group.status().last_index, before.map(|index| index + 3), "ten commands, four in an entry");
     cluster.settle().await;
 }
+
+/// Of commands that are proposed together as many wait as there is room for; the others are refused.
+#[tokio::test(start_paused = true)]
+async fn what_has_no_room_to_wait_is_refused() {
+    let mut settings = Settings::new(3, 35);
+    settings.raft.entries_in_flight_max = 1;
+    settings.raft.entry_commands_max = 8;
+    settings.raft.proposals_waiting_max = 4;
+    let cluster = Cluster::start(settings).await;
+    cluster.write_all().await;
+    let leader = cluster.leader().await;
+    cluster.isolate(leader);
+    let [first, waiting] = ["first", "waiting"].map(|writer| cluster.fresh(writer));
+    let first = tokio::spawn(cluster.propose(leader, first));
+    sleep(MS).await;
+    let waiting = tokio::spawn(cluster.propose(leader, waiting));
+    sleep(MS).await;
+    let commands: Vec<Bytes> = (0..4).map(|_| cluster.fresh("together")).collect();
+    let group = cluster.group(leader);
+    let proposed = group.propose_all(commands.clone()).collect::<Vec<_>>();
+    let reconnect = async {
+        sleep(MS).await;
+        cluster.connect(leader);
+    };
+    let (answers, ()) = tokio::join!(proposed, reconnect);
+    first.await.unwrap().unwrap();
+    waiting.await.unwrap().unwrap();
+    for (place, answer) in answers {
+        let refused = matches!(answer, Err(ProposeError::Overloaded(_)));
+        assert_eq!((place == 3, refused), (refused, !cluster.truth().holds(&commands[place])), "{answer:?}");
+    }
+    cluster.settle().await;
+}

@@ -99,7 +99,7 @@ impl Workload {
         (self.called.load(Ordering::Relaxed), self.answered.load(Ordering::Relaxed))
     }
 
-    /// Lets callers end after the call that they are at.
+    /// Lets callers end after the call that they are at, or the next where they are at none.
     pub fn end(&self) {
         self.ends.store(true, Ordering::Relaxed);
     }
