@@ -19,6 +19,7 @@ use crate::types::{
 use bytes::{Buf, BufMut, Bytes};
 use proto::Incarnation;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Why bytes are not what they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -186,7 +187,8 @@ fn put_membership(into: &mut impl BufMut, membership: &Membership) {
         config.iter().for_each(|&id| into.put_u64_le(id));
     }
     put_count(into, membership.nodes().count());
-    for (&id, ReplicaDescriptor { address, replica }) in membership.nodes() {
+    for (&id, node) in membership.nodes() {
+        let ReplicaDescriptor { address, replica } = &**node;
         into.put_u64_le(id);
         put_text(into, &address.peer);
         put_text(into, &address.http);
@@ -219,7 +221,7 @@ fn take_membership(from: &mut Bytes) -> Taken<Membership> {
         let id = take_u64(from, what)?;
         let peer = take_text(from, what)?;
         let address = Address { peer, http: take_text(from, what)? };
-        nodes.insert(id, ReplicaDescriptor { address, replica: take_replica_id(from)? });
+        nodes.insert(id, Arc::new(ReplicaDescriptor { address, replica: take_replica_id(from)? }));
     }
     if configs.is_empty() {
         return Ok(Membership::default());
@@ -258,13 +260,14 @@ mod tests {
     }
 
     fn membership() -> Membership {
-        let descriptor = |n: u64| ReplicaDescriptor {
-            address: Address { peer: format!("h:{n}"), http: format!("w:{n}") },
-            replica: ReplicaId { incarnation: Incarnation(u128::MAX / u128::from(n)), life: n },
+        let node = |n: u64| {
+            let address = Address { peer: format!("h:{n}"), http: format!("w:{n}") };
+            let replica = ReplicaId { incarnation: Incarnation(u128::MAX / u128::from(n)), life: n };
+            Arc::new(ReplicaDescriptor { address, replica })
         };
         Membership::new(
             vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 3])],
-            (1..=4).map(|n| (n, descriptor(n))).collect::<BTreeMap<_, _>>(),
+            (1..=4).map(|n| (n, node(n))).collect::<BTreeMap<_, _>>(),
         )
         .unwrap()
     }
@@ -293,7 +296,7 @@ mod tests {
         let mut bytes = Vec::new();
         let address = Address { peer: "p".into(), http: "w".into() };
         let replica = ReplicaId { incarnation: Incarnation(5 << 120 | 7), life: 3 };
-        let one = ReplicaDescriptor { address, replica };
+        let one = Arc::new(ReplicaDescriptor { address, replica });
         let one = Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, one)]));
         put_membership(&mut bytes, &one.unwrap());
         let want: &[u8] =

@@ -12,7 +12,7 @@ use crate::snapshot::SnapshotStore;
 use crate::staleness::Staleness;
 use crate::status::{GroupStatus, Role};
 use crate::transport::Transport;
-use crate::types::{Address, Member, ReplicaDescriptor, ReplicaId, TypeConfig};
+use crate::types::{Address, Member, Node, ReplicaDescriptor, ReplicaId, TypeConfig};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::Stream;
 use openraft::async_runtime::WatchReceiver;
@@ -103,8 +103,8 @@ impl<M: Machine> Group<M> {
     /// Where a member is reached.
     pub fn address_of(&self, node: NodeId) -> Option<Address> {
         let metrics = self.inner.raft.server_metrics();
-        let descriptor = metrics.borrow_watched().membership_config.membership().get_node(&node.0).cloned();
-        descriptor.map(|descriptor| descriptor.address)
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_node(&node.0).map(|member| member.address.clone())
     }
 
     /// Which replica this is, once it takes part in its group.
@@ -158,8 +158,8 @@ impl<M: Machine> Group<M> {
                 life: if alone { self.inner.replica.life } else { 0 },
             },
         };
-        let members: BTreeMap<u64, ReplicaDescriptor> =
-            members.iter().map(|(id, member)| (id.0, descriptor(member))).collect();
+        let members: BTreeMap<u64, Node> =
+            members.iter().map(|(id, member)| (id.0, Arc::new(descriptor(member)))).collect();
         match self.inner.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
                 self.inner.established.store(true, Ordering::Release);

@@ -20,7 +20,7 @@ use crate::error::{MemberError, ReadError};
 use crate::group::Group;
 use crate::machine::Machine;
 use crate::status::Role;
-use crate::types::{Address, LogId, Member, Membership, ReplicaDescriptor, ReplicaId, TypeConfig};
+use crate::types::{Address, LogId, Member, Membership, Node, ReplicaDescriptor, ReplicaId, TypeConfig};
 use bytes::{Bytes, BytesMut};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
@@ -28,6 +28,7 @@ use openraft::raft::Precondition;
 use openraft::{ChangeMembers, Instant as _, ServerState};
 use proto::{GroupId, NodeId};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout_at};
@@ -41,7 +42,7 @@ const ENTRIES_BEHIND_MAX: u64 = 64;
 /// The pause before a leader tries again to end a joint configuration.
 const JOINT_PACE: Duration = Duration::from_millis(100);
 
-type Change = ChangeMembers<u64, ReplicaDescriptor>;
+type Change = ChangeMembers<u64, Node>;
 type ChangeError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
 /// The members as the leader has them, agreed on by a quorum.
@@ -55,7 +56,7 @@ impl View {
         self.membership.voter_ids().map(NodeId).collect()
     }
 
-    fn member(&self, node: NodeId) -> Option<&ReplicaDescriptor> {
+    fn member(&self, node: NodeId) -> Option<&Node> {
         self.membership.get_node(&node.0)
     }
 }
@@ -76,7 +77,7 @@ impl<M: Machine> Group<M> {
         let until = Instant::now() + deadline;
         let change = self.begin(until).await?;
         let replica = self.ask_replica(node, member, until).await?;
-        let descriptor = ReplicaDescriptor { address: member.address.clone(), replica };
+        let descriptor = Arc::new(ReplicaDescriptor { address: member.address.clone(), replica });
         match change.view.member(node) {
             Some(known) if *known == descriptor => Ok(()),
             Some(known) if known.replica == replica => Err(self.refuse("it is a member at another address")),
@@ -143,7 +144,7 @@ impl<M: Machine> Group<M> {
         if known.address == *address {
             return Ok(());
         }
-        let moved = ReplicaDescriptor { address: address.clone(), ..known.clone() };
+        let moved = Arc::new(ReplicaDescriptor { address: address.clone(), replica: known.replica });
         self.make(change, Change::SetNodes([(node.0, moved)].into()), until).await
     }
 

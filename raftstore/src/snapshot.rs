@@ -96,9 +96,9 @@ impl SnapshotStore {
             return Ok(());
         }
         let (tell, told) = oneshot::channel();
-        let operation = Operation::Snapshot(snapshot.manifest().clone());
+        let operation = Operation::Snapshot(Box::new(snapshot.manifest().clone()));
         let item = Item::new(&self.group, operation, Done::Waiter(tell));
-        let item = Item { snapshot: Some(snapshot.clone()), ..item };
+        let item = Item { snapshot: Some(Box::new(snapshot.clone())), ..item };
         self.handle.shared.submit(item, |state| self.check_life(state)).await?;
         told.await.unwrap_or(Err(StorageError::Closed))
     }

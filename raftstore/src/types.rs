@@ -7,6 +7,7 @@ use openraft::vote::RaftLeaderId;
 use openraft::{OptionalSend, RaftTypeConfig};
 use proto::{GroupId, Incarnation};
 use std::fmt;
+use std::sync::Arc;
 
 /// Where a member is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,6 +79,9 @@ impl fmt::Display for ReplicaDescriptor {
     }
 }
 
+/// A node as openraft has it, which makes copies of it time and again.
+pub(crate) type Node = Arc<ReplicaDescriptor>;
+
 /// An entry's data: replicated time and the commands that were gathered into it, encoded once by the proposer
 /// (see [`crate::commands`]) and never again on the way to disk, wire and machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,12 +105,12 @@ impl RaftTypeConfig for TypeConfig {
     type D = Data;
     type R = Answers;
     type NodeId = u64;
-    type Node = ReplicaDescriptor;
+    type Node = Node;
     type Term = u64;
     // Standard Raft: one leader a term, so that a log id is a term and an index and nothing else.
     type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
     type Vote = openraft::impls::Vote<Self::LeaderId>;
-    type Payload = openraft::EntryPayload<Data, u64, ReplicaDescriptor>;
+    type Payload = Payload;
     type Entry = openraft::impls::Entry<<Self::LeaderId as RaftLeaderId>::Committed, Self::Payload>;
     type AsyncRuntime = Runtime;
     type Responder<T>
@@ -140,8 +144,8 @@ pub(crate) type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 pub(crate) type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
 pub(crate) type CommittedLeaderId = openraft::type_config::alias::CommittedLeaderIdOf<TypeConfig>;
 pub(crate) type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
-pub(crate) type Payload = openraft::EntryPayload<Data, u64, ReplicaDescriptor>;
-pub(crate) type Membership = openraft::Membership<u64, ReplicaDescriptor>;
+pub(crate) type Payload = openraft::EntryPayload<Data, u64, Node>;
+pub(crate) type Membership = openraft::Membership<u64, Node>;
 pub(crate) type StoredMembership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
 pub(crate) type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
 pub(crate) type AppendEntriesRequest = openraft::raft::AppendEntriesRequest<TypeConfig>;

@@ -35,7 +35,7 @@ pub(super) async fn carry(shared: Arc<Shared>, segment: u64) -> Result<(), Stora
         }
         let entries = reader.entries(group.id, &run).map_err(|error| error.at(segment))?;
         let item = Item::new(&group, Operation::Carry(entries), Done::Nobody);
-        shared.submit(Item { origin: Some(run), ..item }, |_| Ok(())).await?;
+        shared.submit(Item { origin: Some(Box::new(run)), ..item }, |_| Ok(())).await?;
     }
     Ok(())
 }

@@ -61,9 +61,9 @@ pub(crate) struct Item {
     pub(crate) bytes: usize,
     pub(crate) done: Done,
     /// What the manifest of a snapshot operation is about.
-    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) snapshot: Option<Box<Snapshot>>,
     /// Where the entries of a carry operation stood when it was added.
-    pub(crate) origin: Option<Run>,
+    pub(crate) origin: Option<Box<Run>>,
     /// Given back when the item is dropped.
     pub(crate) room: Option<OwnedSemaphorePermit>,
 }

@@ -42,7 +42,7 @@ pub(crate) const OPERATION_OVERHEAD: usize = 8 + 1 + 4;
 /// The most bytes of operations that a record can hold: 65,535 parts.
 pub(crate) const RECORD_BYTES_MAX: usize = BODY_BYTES_MAX * u16::MAX as usize;
 
-/// Something that a group had to write.
+/// Something that a group had to write. Most are entries, which lie elsewhere: what is rare and large does too.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Operation {
     /// This is the first record of the segment.
@@ -58,11 +58,11 @@ pub(crate) enum Operation {
     /// Entries up to this one are committed.
     Commit(Option<LogId>),
     /// The current snapshot is this.
-    Snapshot(Manifest),
+    Snapshot(Box<Manifest>),
     /// Entries that stood in an old segment now stand here as well.
     Carry(Vec<Entry>),
     /// All of a group's state but for its entries.
-    Checkpoint(Checkpoint),
+    Checkpoint(Box<Checkpoint>),
     /// The group has left.
     Forget,
 }
@@ -126,16 +126,16 @@ impl Operation {
             3 => Self::Truncate(take_option(from, "truncate", take_log_id)?),
             4 => Self::Purge(take_log_id(from)?),
             5 => Self::Commit(take_option(from, "commit", take_log_id)?),
-            6 => Self::Snapshot(Manifest::take(from)?),
+            6 => Self::Snapshot(Box::new(Manifest::take(from)?)),
             7 => Self::Carry(take_entries(from)?),
-            8 => Self::Checkpoint(Checkpoint {
+            8 => Self::Checkpoint(Box::new(Checkpoint {
                 vote: take_option(from, "checkpoint", take_vote)?,
                 committed: take_option(from, "checkpoint", take_log_id)?,
                 purged: take_option(from, "checkpoint", take_log_id)?,
                 last: take_option(from, "checkpoint", take_log_id)?,
                 first: take_u64(from, "checkpoint")?,
                 snapshot: take_option(from, "checkpoint", Manifest::take)?,
-            }),
+            })),
             9 => Self::Forget,
             _ => return Err(Malformed { what: "operation", why: "unknown kind" }),
         })
@@ -331,10 +331,10 @@ mod tests {
             Operation::Truncate(None),
             Operation::Purge(id(1, 2)),
             Operation::Commit(Some(id(1, 2))),
-            Operation::Snapshot(manifest()),
+            Operation::Snapshot(Box::new(manifest())),
             Operation::Carry(vec![entry(3, 1)]),
-            Operation::Checkpoint(checkpoint),
-            Operation::Checkpoint(Checkpoint::default()),
+            Operation::Checkpoint(Box::new(checkpoint)),
+            Operation::Checkpoint(Box::default()),
             Operation::Forget,
         ]
     }

@@ -162,7 +162,7 @@ impl Replay {
         let State { view, durable, .. } = &mut *state;
         if let Operation::Checkpoint(checkpoint) = &operation
             && self.based
-            && *checkpoint != durable.checkpoint
+            && **checkpoint != durable.checkpoint
         {
             return Err(format!("checkpoint of {} contradicts the records before it", group.id));
         }

@@ -177,11 +177,11 @@ impl Durable {
                 checkpoint.first = checkpoint.first.max(upto.index() + 1);
             }
             Operation::Commit(committed) => checkpoint.committed = *committed,
-            Operation::Snapshot(manifest) => checkpoint.snapshot = Some(manifest.clone()),
+            Operation::Snapshot(manifest) => checkpoint.snapshot = Some((**manifest).clone()),
             Operation::Carry(entries) => {
                 runs_of(entries, segment, sequence).into_iter().for_each(|run| index.carry(run, ledger));
             }
-            Operation::Checkpoint(whole) => *checkpoint = whole.clone(),
+            Operation::Checkpoint(whole) => *checkpoint = (**whole).clone(),
             Operation::Forget => {
                 index.truncate(0, ledger);
                 *checkpoint = Checkpoint::default();

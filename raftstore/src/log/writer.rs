@@ -23,7 +23,6 @@ use super::state::Group;
 use super::tail::level_tails;
 use crate::disk::{DiskError, Syncs, Table, lock, offload};
 use crate::mutation;
-use crate::snapshot::Snapshot;
 use crate::storage::{Shared, StorageError, count};
 use crate::types::LogId;
 use proto::GroupId;
@@ -296,7 +295,7 @@ impl Writer {
         for group in self.shared.all_groups() {
             let checkpoint = group.state().durable.checkpoint.clone();
             if checkpoint != Checkpoint::default() {
-                record.push(group.id, &Operation::Checkpoint(checkpoint));
+                record.push(group.id, &Operation::Checkpoint(Box::new(checkpoint)));
             }
         }
         Ok(table)
@@ -353,8 +352,8 @@ impl Writer {
                 Operation::Carry(_) => count(&counters.bytes_carried, bytes as u64),
                 Operation::Vote(vote) => state.view.vote = Some(vote),
                 Operation::Snapshot(_) => {
-                    snapshot.iter().for_each(Snapshot::keep);
-                    state.durable.replace_snapshot(snapshot);
+                    snapshot.iter().for_each(|snapshot| snapshot.keep());
+                    state.durable.replace_snapshot(snapshot.map(|snapshot| *snapshot));
                 }
                 Operation::Forget => state.durable.replace_snapshot(None),
                 _ => {}

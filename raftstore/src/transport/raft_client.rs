@@ -17,8 +17,8 @@ use super::queue::{Failure, Queue};
 use super::snapshot::{self, Pieces};
 use crate::codec::{Malformed, take_u8};
 use crate::types::{
-    AppendEntriesRequest, ReplicaDescriptor, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, TypeConfig, Vote, VoteRequest, VoteResponse,
+    AppendEntriesRequest, Node, ReplicaDescriptor, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, TypeConfig, Vote, VoteRequest, VoteResponse,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -75,7 +75,8 @@ pub(crate) struct Factory<D> {
 
 impl<D: Pieces> Factory<D> {
     /// What is sent to a member is for the very replica that the membership means, and reaches no other.
-    fn client(&self, target: u64, ReplicaDescriptor { address, replica }: &ReplicaDescriptor) -> Client<D> {
+    fn client(&self, target: u64, node: &Node) -> Client<D> {
+        let ReplicaDescriptor { address, replica } = &**node;
         self.transport.client(replica.mailbox(self.group), NodeId(target), address)
     }
 }
@@ -83,12 +84,12 @@ impl<D: Pieces> Factory<D> {
 impl<D: Pieces> RaftNetworkFactory<TypeConfig> for Factory<D> {
     type Network = Client<D>;
 
-    async fn new_client(&mut self, target: u64, node: &ReplicaDescriptor) -> Client<D> {
+    async fn new_client(&mut self, target: u64, node: &Node) -> Client<D> {
         let floor = self.floor.clone();
         Client { floor, ..self.client(target, node) }
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, node: &ReplicaDescriptor) -> Client<D> {
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Node) -> Client<D> {
         Client { heartbeats: true, ..self.client(target, node) }
     }
 }

@@ -192,7 +192,7 @@ fn large_records_go_in_parts() {
 fn carried(log: &GroupLog, moved: Vec<Entry>) -> Item {
     let origin = log.group.state().durable.index.first().copied().unwrap();
     let item = Item::new(&log.group, Operation::Carry(moved), Done::Nobody);
-    Item { origin: Some(origin), ..item }
+    Item { origin: Some(Box::new(origin)), ..item }
 }
 
 /// A carry speaks of the log as it stood before the batch that it leaves with, wherever it stood in the queue;
