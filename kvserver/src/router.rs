@@ -219,6 +219,20 @@ impl Router {
             all.take_all(at, routed, sent_on);
             return all;
         }
+        // What spreads is rare, and its future larger than all others together.
+        Box::pin(self.spread(map, items, by_group, scans, terms, all)).await
+    }
+
+    /// Asks several groups side by side, and all of them for the scans.
+    async fn spread(
+        &self,
+        map: &ClusterMap,
+        items: &[Item<'_>],
+        by_group: BTreeMap<GroupId, Vec<usize>>,
+        scans: Vec<usize>,
+        terms: Terms,
+        mut all: Attempt,
+    ) -> Attempt {
         let groups = by_group.into_iter().map(|(group, at)| async move {
             let of_group: Vec<&Item<'_>> = at.iter().map(|&at| &items[at]).collect();
             (at, self.group(map, group, &of_group, terms).await)
@@ -299,6 +313,17 @@ impl Router {
         if !self.routes.is_moving(map) && shards.iter().flatten().all(is_expected) {
             return replica.answer(items, terms).await;
         }
+        Box::pin(self.while_moving(replica, items, shards, terms)).await
+    }
+
+    /// Answers items at a replica while shards are on their way.
+    async fn while_moving(
+        &self,
+        replica: &Replica,
+        items: &[&Item<'_>],
+        shards: Vec<Option<ShardId>>,
+        terms: Terms,
+    ) -> Routed {
         let states = states_of(replica, &shards);
         let (now, later): (Vec<usize>, Vec<usize>) =
             (0..items.len()).partition(|&at| !matches!(states[at], Some((_, ShardState::Importing { .. }))));
