@@ -45,7 +45,6 @@ impl Http {
         };
         let response = outgoing
             .header(REQUEST_ID_HEADER, format!("{:032x}", request.request_id))
-            .timeout(request.timeout)
             .send()
             .await
             .map_err(failure)?;

@@ -19,7 +19,6 @@ use crate::{Config, Error};
 use bytes::Bytes;
 use proto::{Answer, BatchReply, BatchRequest, Code, Consistency, Item, Limits, Stamp};
 use std::collections::VecDeque;
-use std::pin::pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -207,20 +206,30 @@ impl Lane {
 
     /// Asks outside the gathering, without a body.
     pub(crate) async fn get(&self, path: &str, timeout: Duration) -> Result<Response, TransportError> {
-        let response = self.exchange(path, None, self.shared.random.request_id(), timeout).await?;
+        let response = self.exchange(path, None, self.shared.random.request_id(), timeout, || {}).await?;
         self.note(true);
         Ok(response)
     }
 
+    /// `when_slow` is called once if the answer takes longer than [`HOLDS_UP_MAX`]. An exchange that does not take so
+    /// long, as nearly all, takes one timer: each wakes the thread that waits for the next.
     async fn exchange(
         &self,
         path: &str,
         body: Option<Bytes>,
         request_id: u128,
         timeout: Duration,
+        when_slow: impl FnOnce(),
     ) -> Result<Response, TransportError> {
+        let began = Instant::now();
         let request = Request { address: &self.address, path, body, request_id, timeout };
-        let result = match tokio::time::timeout(timeout, self.shared.transport.send(request)).await {
+        let mut answer = self.shared.transport.send(request);
+        let mut result = tokio::time::timeout_at(began + timeout.min(HOLDS_UP_MAX), &mut answer).await;
+        if result.is_err() && timeout > HOLDS_UP_MAX {
+            when_slow();
+            result = tokio::time::timeout_at(began + timeout, answer).await;
+        }
+        let result = match result {
             Ok(result) => result,
             Err(_) => Err(TransportError::NoAnswer(format!("timed out after {timeout:?}"))),
         };
@@ -267,11 +276,12 @@ impl Lane {
         batch.items
     }
 
-    async fn carry(&self, batch: Vec<Waiting>) {
+    /// `when_slow` as of [`exchange`](Self::exchange).
+    async fn carry(&self, batch: Vec<Waiting>, when_slow: impl FnOnce()) {
         let request_id = self.shared.random.request_id();
         let timeout = self.time_for(&batch);
         let body = encode(&batch, request_id, timeout);
-        match self.exchange(BATCH_PATH, Some(body), request_id, timeout + ANSWER_GRACE).await {
+        match self.exchange(BATCH_PATH, Some(body), request_id, timeout + ANSWER_GRACE, when_slow).await {
             Ok(response) if response.status == 200 => self.answer(batch, &response, request_id),
             Ok(response) => {
                 let fault = Fault::of_refusal(&response);
@@ -373,11 +383,7 @@ impl Driver {
             self.let_others_come().await;
             let Some(batch) = self.take() else { return };
             let lane = self.lane.clone();
-            let mut carried = pin!(lane.carry(batch));
-            if tokio::time::timeout(HOLDS_UP_MAX, carried.as_mut()).await.is_err() {
-                self.enter(Stage::Carrying { ahead: 0 });
-                carried.await;
-            }
+            lane.carry(batch, || self.enter(Stage::Carrying { ahead: 0 })).await;
             self.enter(Stage::Gathering);
         }
     }

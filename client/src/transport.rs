@@ -71,7 +71,7 @@ pub enum TransportError {
 
 /// Carries requests: reqwest in the world, a simulated network in tests.
 ///
-/// The returned future must end within about [`Request::timeout`] and must tolerate being dropped.
+/// The returned future must tolerate being dropped, at any time; it is once [`Request::timeout`] has passed.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Sends one request and waits for its response.
     fn send<'a>(&'a self, request: Request<'a>) -> BoxFuture<'a, Result<Response, TransportError>>;
